@@ -1,0 +1,72 @@
+package natstest
+
+import (
+	"context"
+	"runtime"
+	"testing"
+	"testing/synctest"
+
+	"github.com/nats-io/nats.go"
+
+	"github.com/jitney-bus/jitney/transport/nats/embedded"
+)
+
+// Bubble runs f in a synctest bubble with an empty server in memory. The
+// package's TestMain must call [Main]. Close in f every connection that it
+// opens, also with t.Cleanup; the server is shut down after that. Simulate
+// minutes rather than days under the race detector: an idle server has timers
+// that fire.
+func Bubble(t *testing.T, f func(t *testing.T, s *embedded.Server)) {
+	t.Helper()
+	dropPooledTimers()
+	defer dropPooledTimers()
+	synctest.Test(t, func(t *testing.T) {
+		s, err := embedded.Start(embedded.Config{})
+		if err != nil {
+			t.Fatal(err)
+		}
+		t.Cleanup(func() {
+			if err := s.Shutdown(context.Background()); err != nil {
+				t.Error(err)
+			}
+		})
+		f(t, s)
+	})
+}
+
+// dropPooledTimers empties nats.go's sync.Pool: what a pool holds survives one
+// collection and not two.
+func dropPooledTimers() {
+	runtime.GC()
+	runtime.GC()
+}
+
+// Connect opens a connection to s through memory and closes it when the test
+// ends.
+func Connect(t testing.TB, s nats.InProcessConnProvider, opts ...nats.Option) *nats.Conn {
+	t.Helper()
+	nc, err := nats.Connect("", append([]nats.Option{nats.InProcessServer(s)}, opts...)...)
+	if err != nil {
+		t.Fatal(err)
+	}
+	closeConn(t, nc)
+	return nc
+}
+
+// closeConn closes nc when the test ends, and waits until its goroutines have.
+func closeConn(t testing.TB, nc *nats.Conn) {
+	closed := make(chan struct{})
+	before := nc.Opts.ClosedCB
+	nc.SetClosedHandler(func(nc *nats.Conn) {
+		if before != nil {
+			before(nc)
+		}
+		close(closed)
+	})
+	t.Cleanup(func() {
+		if !nc.IsClosed() {
+			nc.Close()
+		}
+		<-closed
+	})
+}

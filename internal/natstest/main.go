@@ -1,0 +1,39 @@
+// Package natstest runs NATS servers for tests: inside a testing/synctest
+// bubble, where hours of redelivery, schedules and leases pass in milliseconds,
+// and on a loopback port, where servers stop and come back.
+//
+// Bubbles rest on two internals of nats-server and nats.go, both dealt with
+// here and nowhere else:
+//
+//   - the server's stores share one goroutine of the process that keeps the
+//     time. If a bubble started it, the bubble's clock would never advance. [Main]
+//     starts it first.
+//   - nats.go shares a pool of timers, used by Flush and Drain. A timer must not
+//     cross into a bubble or out of it. [Bubble] empties the pool on both sides,
+//     and nothing else may run meanwhile: a package that uses Bubble has no
+//     parallel tests.
+package natstest
+
+import (
+	"fmt"
+	"os"
+	"testing"
+
+	"github.com/nats-io/nats-server/v2/server/ats"
+	"go.uber.org/goleak"
+)
+
+// Main runs the tests of a package that uses [Bubble], and fails if one left a
+// goroutine behind. It is the whole of TestMain and does not return.
+func Main(m *testing.M) {
+	ats.Register()
+	code := m.Run()
+	ats.Unregister()
+	if code == 0 {
+		if err := goleak.Find(); err != nil {
+			fmt.Fprintf(os.Stderr, "goroutines left behind: %v\n", err)
+			code = 1
+		}
+	}
+	os.Exit(code)
+}
