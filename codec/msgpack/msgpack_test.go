@@ -109,7 +109,10 @@ func TestRefused(t *testing.T) {
 	require.NoError(t, err)
 	require.NoError(t, msgpack.Codec.Unmarshal(deep, new(any)))
 
-	require.Error(t, msgpack.Codec.Unmarshal([]byte{0xa1, 'a'}, new(order)), "a string is no struct")
+	require.Error(t, msgpack.Codec.Unmarshal([]byte{0xa1, 'a'}, new(order)), "text is no struct")
+	require.ErrorContains(t, msgpack.Codec.Unmarshal([]byte{0xa1, 'a'}, new([]line)), "body does not fit *[]msgpack_test.line")
+	require.Error(t, msgpack.Codec.Unmarshal([]byte{0xc0}, nil))
+	require.Error(t, msgpack.Codec.Unmarshal([]byte{0xc0}, (*order)(nil)))
 	_, err = msgpack.Codec.Marshal(make(chan int))
 	require.Error(t, err)
 }
