@@ -1,0 +1,210 @@
+package bus
+
+import (
+	"context"
+	"reflect"
+	"time"
+)
+
+// Command, embedded in a struct, makes it a command whose result is an R. Put
+// it first: it takes no room there and adds nothing to the encoded message.
+//
+// A package that must not import bus writes the method itself instead:
+//
+//	func (CreateUser) Returns(UserID) {}
+type Command[R any] struct{}
+
+// Returns ties the command to its result. It is never called.
+func (Command[R]) Returns(R) {}
+
+// Returning is what a command with the result R implements.
+type Returning[R any] interface{ Returns(R) }
+
+// None is the result of a command that has none. Such a command embeds
+// Command[None], is handled with HandleNone and sent with Do.
+type None struct{}
+
+// Handle registers fn as the one handler of command C in scope s. It is live
+// when Handle returns, and lives as long as the scope. fn runs up to 64 times at
+// once (WithConcurrency), under a context that ends with the caller's deadline
+// and with the scope; a panic of fn is an error to the caller.
+//
+// Processes of one service (Config.Service) share a command and compete for
+// it. ErrHandled: this scope has a handler for it. ErrOwned: another live
+// service handles it. CodeInvalid: C or an option breaks a rule.
+// CodeUnavailable: the broker cannot confirm that nobody else owns it. ctx
+// bounds the registration only.
+func Handle[C Returning[R], R any](ctx context.Context, s Scope, fn func(context.Context, C) (R, error), opts ...HandleOption) error {
+	if fn == nil {
+		return errorf(CodeInvalid, "handle", "", "handler of %v is nil", reflect.TypeFor[C]())
+	}
+	return s.scope().handle(ctx, newCommandHandler(fn), opts)
+}
+
+// HandleNone is Handle for a command without a result.
+func HandleNone[C Returning[None]](ctx context.Context, s Scope, fn func(context.Context, C) error, opts ...HandleOption) error {
+	if fn == nil {
+		return errorf(CodeInvalid, "handle", "", "handler of %v is nil", reflect.TypeFor[C]())
+	}
+	return Handle(ctx, s, func(ctx context.Context, c C) (None, error) { return None{}, fn(ctx, c) }, opts...)
+}
+
+// Execute sends command c and returns the result of its handler. R is inferred
+// from C. Without a deadline in ctx it ends after Config.ExecuteTimeout (30 s).
+//
+// A failure is an *Error: CodeNoHandler, CodeBusy and CodeUnavailable mean that
+// nothing ran (Execute asks again by itself, within the deadline, where that is
+// sure); CodeFailed and CodePanic come from the handler; CodeTimeout,
+// CodeCancelled and CodeUnknown mean that the handler may have run.
+//
+// The handler does not see ctx's values. It sees its deadline, and goes on when
+// ctx is cancelled.
+func Execute[C Returning[R], R any](ctx context.Context, s Scope, c C, opts ...ExecuteOption) (R, error) {
+	sc := s.scope()
+	if len(opts) == 0 {
+		if h := sc.direct(reflect.TypeFor[C]()); h != nil {
+			if fn, ok := h.typed.(func(context.Context, C) (R, error)); ok {
+				return runDirect(ctx, sc, h, fn, c)
+			}
+		}
+	}
+	v, err := sc.execute(ctx, c, "", decodeResult[R], opts)
+	if err != nil {
+		var zero R
+		return zero, err
+	}
+	return resultOf[R](v)
+}
+
+// Do is Execute for a command without a result.
+func Do[C Returning[None]](ctx context.Context, s Scope, c C, opts ...ExecuteOption) error {
+	_, err := Execute(ctx, s, c, opts...)
+	return err
+}
+
+func newCommandHandler[C, R any](fn func(context.Context, C) (R, error)) *commandHandler {
+	return &commandHandler{
+		goType: reflect.TypeFor[C](),
+		typed:  fn,
+		inner: func(ctx context.Context, m *Message) (any, error) {
+			c, err := convert[C](m.Value)
+			if err != nil {
+				return nil, err
+			}
+			return fn(ctx, c)
+		},
+	}
+}
+
+// resultOf unboxes a result; the nil of an interface type has no type to assert.
+func resultOf[R any](v any) (R, error) {
+	r, ok := v.(R)
+	if !ok && v != nil {
+		return r, errorf(CodeInvalid, "execute", "", "result is a %T, the command returns %v", v, reflect.TypeFor[R]())
+	}
+	return r, nil
+}
+
+func decodeResult[R any](r reply) (any, error) {
+	var v R
+	if r.m.Value != nil {
+		return r.m.Value, nil
+	}
+	if _, none := any(v).(None); none || len(r.m.Body) == 0 {
+		return v, nil
+	}
+	target := any(&v)
+	if t := reflect.TypeFor[R](); t.Kind() == reflect.Pointer {
+		v = reflect.New(t.Elem()).Interface().(R)
+		target = v
+	}
+	if err := r.b.decode(r.name, r.m.ContentType, r.m.Body, target); err != nil {
+		return nil, err
+	}
+	return v, nil
+}
+
+// runDirect calls a handler of this process without a transport: on the
+// caller's goroutine when nothing can end the call early, else on another.
+func runDirect[C, R any](ctx context.Context, s *scope, h *commandHandler, fn func(context.Context, C) (R, error), c C) (R, error) {
+	var zero R
+	if h.info.validates {
+		if err := h.info.validate("execute", c); err != nil {
+			return zero, err
+		}
+	}
+	if isNilPointer(h.goType, c) {
+		return zero, errorf(CodeInvalid, "execute", h.info.name, "command is nil")
+	}
+	k := s.newDirectCall(ctx, h)
+	if ctx.Done() == nil {
+		if err := h.enter(k, nil); err != nil {
+			return zero, err
+		}
+		r, err := invoke(k, h, fn, c)
+		if err != nil {
+			return zero, h.failed(k, err)
+		}
+		return r, nil
+	}
+	if err := ctx.Err(); err != nil {
+		return zero, fromTransport("execute", h.info.name, "", err)
+	}
+	if err := h.enter(k, ctx.Done()); err != nil {
+		return zero, err
+	}
+	run := &directRun[R]{done: make(chan struct{})}
+	go func() {
+		defer close(run.done)
+		run.err = errGoexit
+		run.r, run.err = invoke(k, h, fn, c)
+	}()
+	if err := awaitDirect(ctx, k, run.done); err != nil {
+		return zero, fromTransport("execute", h.info.name, k.id(), err)
+	}
+	if run.err != nil {
+		return zero, h.failed(k, run.err)
+	}
+	return run.r, nil
+}
+
+type directRun[R any] struct {
+	r    R
+	err  error
+	done chan struct{}
+}
+
+// awaitDirect waits for a handler until the caller's context or the call's own
+// deadline ends.
+func awaitDirect(ctx context.Context, k *call, done <-chan struct{}) error {
+	if d, ok := ctx.Deadline(); ok && !k.deadline.Before(d) {
+		select {
+		case <-done:
+			return nil
+		case <-ctx.Done():
+			return ctx.Err()
+		}
+	}
+	t := time.NewTimer(time.Until(k.deadline))
+	defer t.Stop()
+	select {
+	case <-done:
+		return nil
+	case <-ctx.Done():
+		return ctx.Err()
+	case <-t.C:
+		return context.DeadlineExceeded
+	}
+}
+
+// invoke runs fn and gives back what enter took.
+func invoke[C, R any](k *call, h *commandHandler, fn func(context.Context, C) (R, error), c C) (r R, err error) {
+	defer h.leave(k)
+	defer recovered(&err)
+	return fn(k, c)
+}
+
+// isNilPointer avoids reflection for the common command, a struct.
+func isNilPointer[C any](t reflect.Type, c C) bool {
+	return t.Kind() == reflect.Pointer && reflect.ValueOf(c).IsNil()
+}

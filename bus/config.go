@@ -1,0 +1,147 @@
+package bus
+
+import (
+	"errors"
+	"fmt"
+	"log/slog"
+	"time"
+
+	"github.com/jitney-bus/jitney/codec"
+	"github.com/jitney-bus/jitney/resilience"
+	"github.com/jitney-bus/jitney/transport"
+)
+
+// Config configures a Bus. The zero value works, except that durable
+// subscriptions then need WithGroup.
+type Config struct {
+	// Service names the program, the same in each of its processes: [a-z0-9_-].
+	// It is the default group of subscriptions and the owner of commands.
+	// Processes of one service compete for its commands. Without a name a bus
+	// owns its commands alone.
+	Service string
+
+	// Codec encodes what this bus sends. Default: the transport's if it has one,
+	// else codec.JSON.
+	Codec codec.Codec
+	// Codecs are understood on receipt besides Codec and JSON.
+	Codecs []codec.Codec
+
+	// Logger gets failures (Error: something may be lost; Warn: degraded), start
+	// and stop (Info) and single messages (Debug), never a body. Default: silent.
+	Logger *slog.Logger
+
+	// Errors are the handlers' errors that callers may recognise across
+	// processes with errors.Is, by the name that travels, such as "user.exists".
+	// Both ends register them.
+	Errors map[string]error
+
+	// Sending wraps every Execute and Publish of this bus, Receiving every run
+	// of a handler. The first is outermost.
+	Sending, Receiving []Middleware
+
+	// Retry is when a failed event handler runs again. Default: 3 retries after
+	// 100 ms, doubling up to 10 s, with full jitter.
+	Retry resilience.Retry
+
+	// ExecuteTimeout bounds an Execute whose ctx has no deadline. Default 30 s.
+	ExecuteTimeout time.Duration
+	// PublishTimeout bounds a Publish whose ctx has no deadline. Default 10 s.
+	PublishTimeout time.Duration
+	// AckWait is how long an event may stay with a process that does not answer
+	// before another gets it. A running handler is kept alive. Default 30 s, at
+	// least 1 s.
+	AckWait time.Duration
+	// MaxRun is the longest that an event handler may run; then its context is
+	// cancelled with ErrMaxRun. Default 15 min.
+	MaxRun time.Duration
+	// MaxAckPending bounds the unsettled events of one group and name over all
+	// processes. Default 10,000.
+	MaxAckPending int
+	// CloseTimeout is how long Close waits for running handlers when its ctx has
+	// no deadline, and how long Run waits. Default 10 s.
+	CloseTimeout time.Duration
+}
+
+const (
+	// defaultEventConcurrency and defaultCommandConcurrency are how many
+	// messages one handler handles at once.
+	defaultEventConcurrency   = 16
+	defaultCommandConcurrency = 64
+	maxConcurrency            = 10_000
+)
+
+func (c *Config) setDefaults(tr transport.Transport) {
+	if c.Codec == nil {
+		c.Codec = codec.JSON
+		if t, ok := tr.(interface{ Codec() codec.Codec }); ok && t.Codec() != nil {
+			c.Codec = t.Codec()
+		}
+	}
+	if c.Logger == nil {
+		c.Logger = slog.New(slog.DiscardHandler)
+	}
+	setDefault(&c.ExecuteTimeout, 30*time.Second)
+	setDefault(&c.PublishTimeout, 10*time.Second)
+	setDefault(&c.AckWait, 30*time.Second)
+	setDefault(&c.MaxRun, 15*time.Minute)
+	setDefault(&c.CloseTimeout, 10*time.Second)
+	if c.MaxAckPending == 0 {
+		c.MaxAckPending = 10_000
+	}
+}
+
+func setDefault(d *time.Duration, v time.Duration) {
+	if *d == 0 {
+		*d = v
+	}
+}
+
+// Validate reports every setting that breaks its rule, joined. New calls it.
+func (c Config) Validate() error {
+	var errs []error
+	bad := func(format string, args ...any) { errs = append(errs, fmt.Errorf(format, args...)) }
+	if c.Service != "" {
+		if err := checkGroup(c.Service); err != nil {
+			bad("Config.Service: %q is not 1 to %d characters of [a-z0-9_-]", c.Service, MaxGroupLen)
+		}
+	}
+	for name, target := range c.Errors {
+		if err := checkName(name); err != nil {
+			bad("Config.Errors: %w", err)
+		}
+		if target == nil {
+			bad("Config.Errors: %q is nil", name)
+		}
+	}
+	for i, m := range c.Sending {
+		if m == nil {
+			bad("Config.Sending[%d] is nil", i)
+		}
+	}
+	for i, m := range c.Receiving {
+		if m == nil {
+			bad("Config.Receiving[%d] is nil", i)
+		}
+	}
+	if err := c.Retry.Validate(); err != nil {
+		bad("Config.Retry: %w", err)
+	}
+	for _, d := range []struct {
+		name string
+		v    time.Duration
+	}{
+		{"ExecuteTimeout", c.ExecuteTimeout}, {"PublishTimeout", c.PublishTimeout},
+		{"AckWait", c.AckWait}, {"MaxRun", c.MaxRun}, {"CloseTimeout", c.CloseTimeout},
+	} {
+		if d.v < 0 {
+			bad("Config.%s: %v is negative; 0 is the default", d.name, d.v)
+		}
+	}
+	if c.AckWait > 0 && c.AckWait < time.Second {
+		bad("Config.AckWait: %v is under 1s", c.AckWait)
+	}
+	if c.MaxAckPending < 0 {
+		bad("Config.MaxAckPending: %d is negative; 0 is the default", c.MaxAckPending)
+	}
+	return errors.Join(errs...)
+}

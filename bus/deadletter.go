@@ -1,0 +1,79 @@
+package bus
+
+import (
+	"context"
+	"errors"
+	"strings"
+	"time"
+
+	"github.com/jitney-bus/jitney/transport"
+)
+
+// How often a dead letter is tried before its event is put back, and how long.
+const (
+	buryTries   = 3
+	buryTimeout = 2 * time.Second
+	buryWait    = 100 * time.Millisecond
+	maxStack    = 16 << 10
+)
+
+// bury stores a dead letter of what one listener (or, with "", the group) could
+// not handle, and returns once it is stored. The id is made of what failed, so
+// that the same failure, seen twice, is stored once.
+func (f *flight) bury(listener string, code Code, cause error, attempts int) error {
+	r, b := f.r, f.r.b
+	now := time.Now()
+	d := &transport.DeadLetter{
+		ID:      digest(KindEvent.String(), r.key.group, r.key.name, f.id, listener),
+		Message: f.original(), Kind: KindEvent.String(),
+		Group: r.key.group, Handler: listener,
+		Code: string(code), Error: cause.Error(), Attempts: attempts,
+		First: f.began, Last: now, Service: b.cfg.Service, Host: b.host,
+		StreamSequence: f.d.Sequence(),
+	}
+	if !f.m.SentAt.IsZero() && f.m.SentAt.Before(d.First) {
+		d.First = f.m.SentAt
+	}
+	var p *panicError
+	if errors.As(cause, &p) {
+		d.Code = string(CodePanic)
+		d.Stack = p.stack
+		if len(d.Stack) > maxStack {
+			d.Stack = strings.ToValidUTF8(d.Stack[:maxStack], "")
+		}
+	}
+	log := b.log.With("name", r.key.name, "id", f.id, "group", r.key.group, "handler", listener,
+		"attempt", attempts, "dead_letter", d.ID)
+	var err error
+	for try := range buryTries {
+		if try > 0 {
+			time.Sleep(buryWait << try)
+		}
+		ctx, cancel := context.WithTimeout(context.WithoutCancel(r.s.work), buryTimeout)
+		err = b.tr.DeadLetters().Add(ctx, d)
+		cancel()
+		if err == nil {
+			log.Error("event dead-lettered", "code", d.Code, "err", cause)
+			return nil
+		}
+		if errors.Is(err, transport.ErrBacklog) {
+			break // full: trying at once does not make room
+		}
+	}
+	log.Error("dead letter not stored; the event stays with its group", "err", err)
+	return err
+}
+
+// original is the event as it was published, without what the bus added to a
+// copy of it.
+func (f *flight) original() *transport.Message {
+	m := *f.m
+	m.ID = f.id
+	m.To.Group = ""
+	m.DeliverAt = time.Time{}
+	m.Header = m.Header.Clone()
+	for _, key := range []string{headerOrigin, headerHandler, headerAttempt} {
+		delete(m.Header, key)
+	}
+	return &m
+}

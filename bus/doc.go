@@ -1,0 +1,69 @@
+// Package bus is a typed command and event bus. The same handlers run in one
+// process on transport/memory, or in many on transport/nats.
+//
+// # What you can rely on
+//
+//  1. Publish returned nil: the event is stored, on as many replicas as the
+//     transport is configured for.
+//  2. Every durable group gets every event of its name at least once, from when
+//     the group began and within the retention of the log, whether or not a
+//     process of the group was running.
+//  3. A failure never vanishes. An event whose handler fails is retried after a
+//     delay that grows, then becomes a dead letter, confirmed before the event is
+//     settled. What cannot be decoded, what a panic interrupts and what ends its
+//     process becomes a dead letter too, and the process lives.
+//  4. A command runs on one handler. Its caller gets the result, the handler's
+//     error, or an error whose code says whether anything ran. It is sent again
+//     only where it is sure that nothing ran.
+//  5. A second handler for a command is refused, in the process and across
+//     services.
+//  6. A handler that is running keeps its event: it is extended until the handler
+//     returns, up to Config.MaxRun. A process that cannot extend it cancels the
+//     handler before another process gets the event.
+//  7. Close loses nothing. Events that no handler has started go back to their
+//     group at once, running handlers finish with live contexts, and a shutdown
+//     neither uses up an attempt nor makes a dead letter.
+//  8. Memory is bounded: handlers, prefetched events, waiting requests and the
+//     retries of private listeners all have limits.
+//  9. A panic in your code is an error, never the end of the process.
+//
+// # What you may not assume
+//
+//   - Exactly once. An event may be handled again after a crash, a lost
+//     acknowledgement or a redelivery: make handlers idempotent. DerivedID makes
+//     what a handler publishes idempotent.
+//   - That a command did not run because its caller saw CodeTimeout,
+//     CodeCancelled or CodeUnknown. It may have; ask, or send it again if the
+//     handler can tell (Meta.ID stays the same with WithID).
+//   - Order across redelivery. Events of one publisher arrive in order at a
+//     handler with WithConcurrency(1), except that one that is retried arrives
+//     late. Events of one WithKey are stored in order.
+//   - That a handler which ignores its context does not overlap with the next run
+//     of its event in another process.
+//   - Durability beyond what the broker's disks were told to do: see the
+//     transport's documentation for when it fsyncs.
+//   - That several handlers of one group are atomic: one that succeeded does not
+//     run again when another fails, except after a crash.
+//
+// # Commands and events
+//
+// A command is a struct that embeds [Command] with its result type. [Handle]
+// registers its one handler, [Execute] sends it:
+//
+//	type CreateUser struct {
+//		bus.Command[UserID]
+//		Name string
+//	}
+//
+//	err := bus.Handle(ctx, b, func(ctx context.Context, c CreateUser) (UserID, error) { … })
+//	id, err := bus.Execute(ctx, b, CreateUser{Name: "alice"})
+//
+// An event is any named type. [Subscribe] adds a listener, [Publish] stores one:
+//
+//	sub, err := bus.Subscribe(ctx, b, func(ctx context.Context, e UserCreated) error { … })
+//	err = bus.Publish(ctx, b, UserCreated{ID: id})
+//
+// The result type, the handler's argument and the value sent are checked at
+// compile time. On the wire a message is its name, its encoded fields and a few
+// headers, so that programs in other languages can take part.
+package bus

@@ -1,0 +1,300 @@
+package bus
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"maps"
+	"strings"
+	"time"
+
+	"github.com/jitney-bus/jitney/transport"
+)
+
+// Code says what kind of failure an *Error is. Codes travel on the wire, so
+// their text never changes.
+type Code string
+
+// The codes. "Nothing ran" means that no handler saw the message.
+const (
+	// CodeInvalid: the message, a name or an option breaks a rule, which the
+	// error states. Nothing ran.
+	CodeInvalid Code = "invalid"
+	// CodeNoHandler: nobody handles the command. Nothing ran.
+	CodeNoHandler Code = "no_handler"
+	// CodeBusy: every handler was full until the deadline. Nothing ran.
+	CodeBusy Code = "busy"
+	// CodeUnavailable: the broker or the session's owner cannot be reached.
+	// Nothing ran, or nothing was stored.
+	CodeUnavailable Code = "unavailable"
+	// CodeTimeout: the deadline passed. The outcome is unknown, unless the
+	// error says that nothing ran.
+	CodeTimeout Code = "timeout"
+	// CodeCancelled: the caller's context was cancelled. The outcome is unknown.
+	CodeCancelled Code = "cancelled"
+	// CodeUnknown: it was sent and no answer came. It may have happened.
+	CodeUnknown Code = "unknown"
+	// CodeFailed: the handler returned an error.
+	CodeFailed Code = "failed"
+	// CodePanic: the handler panicked. Its process lives.
+	CodePanic Code = "panic"
+	// CodeTooLarge: the message is over the transport's limit, which the error
+	// states with the size. Nothing was sent.
+	CodeTooLarge Code = "too_large"
+	// CodeBacklog: the event log is full. Nothing was stored.
+	CodeBacklog Code = "backlog"
+	// CodeConflict: the registration contradicts one that exists, or the
+	// broker's configuration.
+	CodeConflict Code = "conflict"
+	// CodePermission: the broker denies it.
+	CodePermission Code = "permission"
+	// CodeClosed: the bus, session or subscription is closed.
+	CodeClosed Code = "closed"
+)
+
+// Conditions of this process, for errors.Is.
+var (
+	// ErrClosed: the bus or scope is closed.
+	ErrClosed = errors.New("bus is closed")
+	// ErrHandled: the command has a handler in this scope already.
+	ErrHandled = errors.New("command has a handler")
+	// ErrOwned: another live service handles the command.
+	ErrOwned = errors.New("command is owned by another service")
+	// ErrLeaseLost is the cause of a handler's context that was cancelled
+	// because its delivery may belong to another process by now.
+	ErrLeaseLost = errors.New("lease on the delivery lost")
+	// ErrMaxRun is the cause of a handler's context that was cancelled because
+	// the handler ran for longer than Config.MaxRun.
+	ErrMaxRun = errors.New("handler ran for too long")
+	// ErrStopped is the cause of a handler's context that was cancelled because
+	// its bus stopped waiting for it in Close.
+	ErrStopped = errors.New("bus stopped")
+)
+
+// Error is what the bus's functions return, and what crosses the wire from a
+// command's handler to its caller. Act on CodeOf(err), errors.Is and errors.As,
+// never on the text.
+type Error struct {
+	// Code says what kind of failure it is.
+	Code Code
+	// Op is what was being done: "execute", "publish", "handle", "subscribe".
+	Op string
+	// Name is the wire name of the message.
+	Name string
+	// ID is the id of the command or event, "" if it got none.
+	ID string
+	// Message says what happened, for people.
+	Message string
+	// Wire is the name under which Config.Errors registers the handler's error,
+	// "" if it is not registered. errors.Is works for it on the caller's side.
+	Wire string
+	// Details are facts that survive the wire.
+	Details map[string]string
+	// Attempts is how often a handler ran, 0 if none did.
+	Attempts int
+	// DeadLettered says that the message is kept as a dead letter.
+	DeadLettered bool
+
+	cause error
+}
+
+// Error returns operation, name and message.
+func (e *Error) Error() string {
+	var b strings.Builder
+	if e.Op != "" {
+		b.WriteString(e.Op)
+		if e.Name != "" {
+			b.WriteByte(' ')
+			b.WriteString(e.Name)
+		}
+		b.WriteString(": ")
+	}
+	switch {
+	case e.Message != "":
+		b.WriteString(e.Message)
+	case e.cause != nil:
+		b.WriteString(e.cause.Error())
+	default:
+		b.WriteString(string(e.Code))
+	}
+	return b.String()
+}
+
+// Unwrap returns the cause: the registered error for an error that crossed the
+// wire, the driver's or the context's error for a local one.
+func (e *Error) Unwrap() error { return e.cause }
+
+// CodeOf returns the code of the first *Error in err's chain, CodeTimeout and
+// CodeCancelled for bare context errors, CodeFailed for any other error, and ""
+// for nil.
+func CodeOf(err error) Code {
+	var e *Error
+	switch {
+	case err == nil:
+		return ""
+	case errors.As(err, &e):
+		return e.Code
+	case errors.Is(err, context.DeadlineExceeded):
+		return CodeTimeout
+	case errors.Is(err, context.Canceled):
+		return CodeCancelled
+	default:
+		return CodeFailed
+	}
+}
+
+func errorf(code Code, op, name, format string, args ...any) *Error {
+	err := fmt.Errorf(format, args...)
+	return &Error{Code: code, Op: op, Name: name, Message: err.Error(), cause: errors.Unwrap(err)}
+}
+
+// permanentError dead-letters at once.
+type permanentError struct{ err error }
+
+func (e *permanentError) Error() string { return e.err.Error() }
+func (e *permanentError) Unwrap() error { return e.err }
+
+// Permanent marks an event handler's error as one that no retry will mend: the
+// event becomes a dead letter at once. Permanent(nil) is nil. On a command it
+// changes nothing: commands are not retried.
+func Permanent(err error) error {
+	if err == nil {
+		return nil
+	}
+	return &permanentError{err}
+}
+
+// retryAfterError names its own delay.
+type retryAfterError struct {
+	err   error
+	after time.Duration
+}
+
+func (e *retryAfterError) Error() string { return e.err.Error() }
+func (e *retryAfterError) Unwrap() error { return e.err }
+
+// RetryAfter makes the retry of an event handler's error wait for d instead of
+// the policy's delay. It still counts as an attempt. RetryAfter(d, nil) is nil;
+// a negative d is no delay.
+func RetryAfter(d time.Duration, err error) error {
+	if err == nil {
+		return nil
+	}
+	return &retryAfterError{err, max(d, 0)}
+}
+
+// panicError is a handler's panic.
+type panicError struct {
+	value any
+	stack string
+}
+
+func (e *panicError) Error() string { return fmt.Sprintf("panic: %v", e.value) }
+
+// Unwrap lets errors.Is see a panic(err).
+func (e *panicError) Unwrap() error {
+	err, _ := e.value.(error)
+	return err
+}
+
+// fromTransport turns a driver's error into ours. It is the one place where the
+// bus reads them.
+func fromTransport(op, name, id string, err error) error {
+	if err == nil {
+		return nil
+	}
+	var e *Error
+	if errors.As(err, &e) {
+		return err
+	}
+	e = &Error{Op: op, Name: name, ID: id, Message: err.Error(), cause: err}
+	var size *transport.SizeError
+	switch {
+	case errors.Is(err, transport.ErrNoHandler):
+		e.Code = CodeNoHandler
+		e.Message = fmt.Sprintf("nobody handles %q; is the service that does running?", name)
+	case errors.Is(err, transport.ErrBusy):
+		e.Code = CodeBusy
+	case errors.As(err, &size):
+		e.Code = CodeTooLarge
+	case errors.Is(err, transport.ErrClosed):
+		e.Code, e.cause = CodeClosed, errors.Join(ErrClosed, err)
+	case errors.Is(err, transport.ErrPermission):
+		e.Code = CodePermission
+	case errors.Is(err, transport.ErrBacklog):
+		e.Code = CodeBacklog
+	case errors.Is(err, transport.ErrInvalid):
+		e.Code = CodeInvalid
+	case errors.Is(err, transport.ErrConfig), errors.Is(err, transport.ErrExists), errors.Is(err, transport.ErrConflict):
+		e.Code = CodeConflict
+	case errors.Is(err, transport.ErrUnknown):
+		e.Code = CodeUnknown
+	case errors.Is(err, context.DeadlineExceeded):
+		e.Code = CodeTimeout
+	case errors.Is(err, context.Canceled):
+		e.Code = CodeCancelled
+	default: // ErrUnavailable, ErrStopping and what a driver left unmapped
+		e.Code = CodeUnavailable
+	}
+	return e
+}
+
+// wireError is the body of an error reply, as JSON.
+type wireError struct {
+	Code     Code              `json:"code"`
+	Message  string            `json:"message,omitempty"`
+	Wire     string            `json:"error,omitempty"`
+	Details  map[string]string `json:"details,omitempty"`
+	Attempts int               `json:"attempts,omitempty"`
+}
+
+// maxWireMessage bounds an error's text, so that an error reply always fits.
+const maxWireMessage = 8 << 10
+
+// toWire is what the caller may know of a handler's error.
+func (b *Bus) toWire(err error, attempts int) wireError {
+	w := wireError{Code: CodeOf(err), Message: err.Error(), Attempts: attempts}
+	var e *Error
+	var p *panicError
+	switch {
+	case errors.As(err, &p):
+		w.Code = CodePanic
+	case errors.As(err, &e):
+		w.Wire, w.Details = e.Wire, e.Details
+		if error(e) == err {
+			w.Message = e.text()
+		}
+	}
+	for name, target := range b.cfg.Errors {
+		if errors.Is(err, target) {
+			w.Wire = name
+			break
+		}
+	}
+	if len(w.Message) > maxWireMessage {
+		w.Message = strings.ToValidUTF8(w.Message[:maxWireMessage], "") + "…"
+	}
+	return w
+}
+
+// text is the message without operation and name, which the receiver adds.
+func (e *Error) text() string {
+	c := *e
+	c.Op = ""
+	return c.Error()
+}
+
+// fromWire makes the caller's error out of an error reply.
+func (b *Bus) fromWire(name, id string, w wireError) error {
+	e := &Error{
+		Code: w.Code, Op: "execute", Name: name, ID: id, Message: w.Message,
+		Wire: w.Wire, Details: maps.Clone(w.Details), Attempts: w.Attempts,
+	}
+	if e.Code == "" {
+		e.Code = CodeFailed
+	}
+	if target, ok := b.cfg.Errors[w.Wire]; ok {
+		e.cause = target
+	}
+	return e
+}

@@ -1,0 +1,247 @@
+package bus
+
+import (
+	"context"
+	"fmt"
+	"strconv"
+	"sync"
+	"time"
+
+	"github.com/jitney-bus/jitney/transport"
+)
+
+// flight is one delivery on its way through the listeners of its group, from
+// when it was taken to when it is settled.
+type flight struct {
+	r  *reader
+	d  transport.Delivery
+	m  *transport.Message
+	id string // the event's, also on a copy with an id of its own
+
+	value     any
+	failed    int       // failed runs before this delivery: those of the copy it came from
+	target    string    // only this listener
+	began     time.Time // of this dispatch; guarded by mu once shared
+	runs      []*run    // to do now
+	succeeded bool      // some listener is done with it: it must not run whole again
+	buried    bool      // some listener's failure is a dead letter
+	timer     *time.Timer
+	due       time.Time
+
+	// One listener is the rule: its run needs no allocation of its own.
+	only  run
+	slots [1]*run
+
+	mu   sync.Mutex
+	busy []*call // of the listeners that run it
+	lost bool    // its lease ended: nothing may be said about it any more
+
+	prev, next *flight // in keeper
+	extended   time.Time
+}
+
+// run is what one listener has to do with a flight.
+type run struct {
+	l       *listener
+	attempt int
+	err     error
+	verdict verdict
+}
+
+// handle takes a delivery through the group.
+func (r *reader) handle(d transport.Delivery) {
+	f := &flight{r: r, d: d, m: d.Message(), began: time.Now()}
+	f.id = f.m.ID
+	if f.m.Header != nil {
+		f.readHeader()
+	}
+	r.keep.add(f)
+	settled := false
+	defer func() {
+		if !settled { // a listener ended this goroutine
+			f.settle()
+		}
+	}()
+	if code, err := f.open(); err != nil {
+		f.refuse(code, err)
+	} else {
+		f.dispatch()
+		f.settle()
+	}
+	settled = true
+}
+
+// readHeader reads what the bus wrote on a copy meant for one group.
+func (f *flight) readHeader() {
+	h := f.m.Header
+	f.target = h.Get(headerHandler)
+	if n, err := strconv.Atoi(h.Get(headerAttempt)); err == nil && n > 0 {
+		f.failed = n
+	}
+	if origin := h.Get(headerOrigin); origin != "" {
+		f.id = origin
+	}
+}
+
+// open decodes the event and finds its listeners. An error is a message that no
+// run can mend.
+func (f *flight) open() (Code, error) {
+	r := f.r
+	if f.m.Malformed != nil {
+		return CodeInvalid, fmt.Errorf("malformed message: %w", f.m.Malformed)
+	}
+	attempt := f.failed + f.d.Deliveries()
+	tiers := *r.tiers.Load()
+	if len(tiers) == 1 && len(tiers[0]) == 1 && f.target == "" {
+		f.only = run{l: tiers[0][0], attempt: attempt}
+		f.slots[0] = &f.only
+		f.runs = f.slots[:]
+	} else {
+		for _, tier := range tiers {
+			for _, l := range tier {
+				if f.target == "" || f.target == l.name {
+					f.runs = append(f.runs, &run{l: l, attempt: attempt})
+				}
+			}
+		}
+	}
+	limit := r.b.cfg.Retry.Attempts()
+	for _, run := range f.runs {
+		limit = max(limit, run.l.retry.Attempts())
+	}
+	if f.d.Deliveries()-crashSlack > limit {
+		return CodeFailed, fmt.Errorf("delivered %d times without being settled: its handler may be ending the process", f.d.Deliveries())
+	}
+	f.value = f.m.Value
+	if f.value == nil {
+		v, err := r.b.decodeNew(r.info, f.m.ContentType, f.m.Body)
+		if err != nil {
+			return CodeInvalid, err
+		}
+		f.value = v
+	}
+	if err := r.info.validate("", f.value); err != nil {
+		return CodeInvalid, err
+	}
+	return "", nil
+}
+
+// crashSlack is how many deliveries beyond the attempts are taken for crashes of
+// a process, before the message itself is suspected.
+const crashSlack = 2
+
+// dispatch runs what is to be run: by priority, equal ones side by side.
+func (f *flight) dispatch() {
+	if len(f.runs) == 1 {
+		f.exec(f.runs[0])
+		return
+	}
+	for i := 0; i < len(f.runs); {
+		j := i + 1
+		for j < len(f.runs) && f.runs[j].l.priority == f.runs[i].l.priority {
+			j++
+		}
+		// All on goroutines of their own: one that ends its goroutine then takes
+		// nothing else with it.
+		var wg sync.WaitGroup
+		for _, run := range f.runs[i:j] {
+			wg.Go(func() { f.exec(run) })
+		}
+		wg.Wait()
+		i = j
+	}
+}
+
+// exec runs one listener once and judges the outcome.
+func (f *flight) exec(run *run) {
+	r := f.r
+	select {
+	case run.l.slots <- struct{}{}:
+	case <-r.s.work.Done():
+		run.verdict = verdict{fate: fateReturn}
+		return
+	}
+	defer func() { <-run.l.slots }()
+	k := f.call(run)
+	if !f.begin(k) {
+		run.verdict = verdict{fate: fateLost}
+		return
+	}
+	run.err = errGoexit
+	defer func() { // also when the listener ends this goroutine
+		f.finish(k)
+		run.verdict = judge(run.err, run.attempt, run.l.retry, k.aborted(), context.Cause(r.s.work) != nil)
+		if run.err != nil && run.verdict.fate != fateReturn {
+			r.b.logFailure(k, run.err)
+		}
+	}()
+	_, run.err = run.l.run(k, k.message(f.value))
+}
+
+func (f *flight) call(run *run) *call {
+	m := f.m
+	return &call{
+		lazyContext: lazyContext{parent: f.r.s.work},
+		ids:         f.r.b.ids, msgID: f.id, kind: KindEvent, name: f.r.key.name,
+		group: f.r.key.group, handler: run.l.name, attempt: run.attempt,
+		session: m.Session, correlation: m.CorrelationID, causation: m.CausationID,
+		key: m.Key, sentAt: m.SentAt, header: m.Header,
+	}
+}
+
+// begin enters a call that the keeper may abort. It reports false if the
+// delivery is no longer ours.
+func (f *flight) begin(k *call) bool {
+	lease := f.d.Lease()
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	if f.lost || !lease.IsZero() && time.Now().After(lease) {
+		f.lost = true
+		return false
+	}
+	f.busy = append(f.busy, k)
+	return true
+}
+
+func (f *flight) finish(k *call) {
+	f.mu.Lock()
+	for i, o := range f.busy {
+		if o == k {
+			f.busy = append(f.busy[:i], f.busy[i+1:]...)
+			break
+		}
+	}
+	f.mu.Unlock()
+	k.end()
+}
+
+// abort cancels the listeners that run.
+func (f *flight) abort(cause error) {
+	f.mu.Lock()
+	busy := append([]*call(nil), f.busy...)
+	f.mu.Unlock()
+	for _, k := range busy {
+		k.abort(cause)
+	}
+}
+
+// lose is called when the lease has ended.
+func (f *flight) lose() {
+	f.mu.Lock()
+	f.lost = true
+	f.mu.Unlock()
+	f.abort(ErrLeaseLost)
+}
+
+func (f *flight) isLost() bool {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	return f.lost
+}
+
+// overran reports whether what runs has run for longer than limit.
+func (f *flight) overran(now time.Time, limit time.Duration) bool {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	return len(f.busy) > 0 && now.Sub(f.began) > limit
+}

@@ -1,0 +1,66 @@
+package bus
+
+import (
+	"fmt"
+	"strings"
+	"unicode"
+	"unicode/utf8"
+
+	"github.com/jitney-bus/jitney/transport"
+)
+
+// Header holds a message's headers. Keys are case-sensitive.
+type Header = transport.Header
+
+// The bus's own headers. What every message has travels in the typed fields of
+// transport.Message; these are for the few that need them.
+const (
+	headerHandler = transport.HeaderPrefix + "Handler" // only this handler of the group
+	headerAttempt = transport.HeaderPrefix + "Attempt" // failed runs before this copy
+	headerOrigin  = transport.HeaderPrefix + "Origin"  // the event's id, where the copy has one of its own
+	headerError   = transport.HeaderPrefix + "Error"   // a reply that is an error: its code
+	headerReceipt = transport.HeaderPrefix + "Receipt" // a command whose caller asks who answered
+	headerService = transport.HeaderPrefix + "Service" // the reply to that
+)
+
+const (
+	maxHeaderValue = 4 << 10
+	maxHeaders     = 64
+)
+
+// checkHeader refuses what would not travel unchanged or would be taken for
+// somebody else's header.
+func checkHeader(key, value string) error {
+	if key == "" || strings.ContainsFunc(key, func(r rune) bool {
+		return r <= ' ' || r >= 0x7f || r == ':'
+	}) {
+		return fmt.Errorf("header key %q: use visible ASCII characters without a colon", key)
+	}
+	for _, prefix := range []string{"Nats-", transport.HeaderPrefix} {
+		if len(key) >= len(prefix) && strings.EqualFold(key[:len(prefix)], prefix) {
+			return fmt.Errorf("header key %q: the prefix %q is reserved", key, prefix)
+		}
+	}
+	switch strings.ToLower(key) {
+	case "status", "description", "content-type":
+		return fmt.Errorf("header key %q is reserved", key)
+	}
+	if len(value) > maxHeaderValue {
+		return fmt.Errorf("header %q: value of %d bytes is over the limit of %d", key, len(value), maxHeaderValue)
+	}
+	if !utf8.ValidString(value) || strings.ContainsFunc(value, unicode.IsControl) || strings.TrimSpace(value) != value {
+		return fmt.Errorf("header %q: a value is UTF-8 text without control characters and without space at its ends; encode other data", key)
+	}
+	return nil
+}
+
+// userHeader returns the headers that belong to the user.
+func userHeader(h Header) Header {
+	u := make(Header, len(h))
+	for k, v := range h {
+		if !strings.HasPrefix(k, transport.HeaderPrefix) {
+			u[k] = append([]string(nil), v...)
+		}
+	}
+	return u
+}

@@ -1,0 +1,113 @@
+package bus
+
+import (
+	"context"
+	"sync"
+	"time"
+)
+
+// lazyContext is a context with a deadline whose timer and channel are made when
+// somebody asks for Done. Making them costs more than dispatching a message
+// inside one process, and most handlers never ask.
+type lazyContext struct {
+	parent   context.Context
+	deadline time.Time // zero: the parent's
+
+	mu     sync.Mutex
+	ended  bool
+	cause  error // what abort was given
+	inner  context.Context
+	cancel context.CancelCauseFunc
+	stop   context.CancelFunc
+}
+
+// Deadline implements context.Context.
+func (c *lazyContext) Deadline() (time.Time, bool) {
+	if c.deadline.IsZero() {
+		return c.parent.Deadline()
+	}
+	return c.deadline, true
+}
+
+// Done implements context.Context.
+func (c *lazyContext) Done() <-chan struct{} {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return c.context().Done()
+}
+
+// Err implements context.Context.
+func (c *lazyContext) Err() error {
+	c.mu.Lock()
+	inner, ended := c.inner, c.ended
+	c.mu.Unlock()
+	switch {
+	case inner != nil:
+		return inner.Err()
+	case ended:
+		return context.Canceled
+	case c.parent.Err() != nil:
+		return c.parent.Err()
+	case !c.deadline.IsZero() && !time.Now().Before(c.deadline):
+		return context.DeadlineExceeded
+	}
+	return nil
+}
+
+// Value implements context.Context. Once Done was asked for, the real context
+// answers, so that a child of this one hooks into it without a goroutine.
+func (c *lazyContext) Value(key any) any {
+	c.mu.Lock()
+	inner := c.inner
+	c.mu.Unlock()
+	if inner != nil {
+		return inner.Value(key)
+	}
+	return c.parent.Value(key)
+}
+
+// context makes the real context. c.mu is held.
+func (c *lazyContext) context() context.Context {
+	if c.inner != nil {
+		return c.inner
+	}
+	c.inner, c.cancel = context.WithCancelCause(c.parent)
+	if !c.deadline.IsZero() {
+		c.inner, c.stop = context.WithDeadline(c.inner, c.deadline)
+	}
+	if c.ended {
+		c.cancel(nil)
+	}
+	return c.inner
+}
+
+// abort cancels with a cause; the first cause stays.
+func (c *lazyContext) abort(cause error) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if c.cause == nil {
+		c.cause = cause
+	}
+	c.context()
+	c.cancel(cause)
+}
+
+// aborted returns the cause given to abort, or nil.
+func (c *lazyContext) aborted() error {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return c.cause
+}
+
+// end frees what the context holds.
+func (c *lazyContext) end() {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.ended = true
+	if c.stop != nil {
+		c.stop()
+	}
+	if c.cancel != nil {
+		c.cancel(nil)
+	}
+}

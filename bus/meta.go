@@ -1,0 +1,72 @@
+package bus
+
+import (
+	"context"
+	"time"
+)
+
+// Kind tells commands from events.
+type Kind uint8
+
+const (
+	// KindCommand is an intention, with one handler and a result.
+	KindCommand Kind = iota + 1
+	// KindEvent is a fact, with any number of listeners.
+	KindEvent
+)
+
+// String returns "command" or "event".
+func (k Kind) String() string {
+	switch k {
+	case KindCommand:
+		return "command"
+	case KindEvent:
+		return "event"
+	default:
+		return "unknown"
+	}
+}
+
+// Meta is what is known of the message that a handler handles.
+type Meta struct {
+	Kind Kind
+	// Name is the wire name.
+	Name string
+	// ID is unique to the message and stays the same through its retries.
+	ID string
+	// Session is the session it was sent in, "" for none.
+	Session string
+	// CorrelationID is shared by everything that one first message caused.
+	CorrelationID string
+	// CausationID is the ID of the message whose handler sent this one, "" for
+	// a first message.
+	CausationID string
+	// Key is the ordering key, "" for none.
+	Key string
+	// Group and Handler name who handles it: Group is "" for a command and for
+	// a private subscription.
+	Group, Handler string
+	// Attempt counts the runs of this handler for this message, from 1.
+	Attempt int
+	// SentAt is the sender's clock; zero if the sender gave none.
+	SentAt time.Time
+
+	header Header
+}
+
+// Header returns the first value of a header that the sender set, or "". Keys
+// are case-sensitive.
+func (m Meta) Header(key string) string { return m.header.Get(key) }
+
+// Headers returns a copy of the headers that the sender set.
+func (m Meta) Headers() Header { return userHeader(m.header) }
+
+// MetaFrom returns the metadata of the message that is being handled in ctx, and
+// false outside a handler.
+func MetaFrom(ctx context.Context) (Meta, bool) {
+	c := callFrom(ctx)
+	if c == nil {
+		return Meta{}, false
+	}
+	return c.meta(), true
+}

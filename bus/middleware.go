@@ -1,0 +1,76 @@
+package bus
+
+import (
+	"context"
+	"runtime/debug"
+	"time"
+
+	"github.com/jitney-bus/jitney/transport"
+)
+
+// Message is a message on its way through a middleware chain. A middleware on
+// the sending side may set headers on it; what else it changes has no effect on
+// what is sent, except Value, which it may replace by another of the same type.
+type Message struct {
+	Kind Kind
+	// Name is the wire name.
+	Name string
+	// ID, Session, CorrelationID, CausationID and Key are as in Meta.
+	ID, Session, CorrelationID, CausationID, Key string
+	// Value is the command or event. A receiver must not modify it: other
+	// handlers see the same one.
+	Value any
+	// Header is the user's headers. On the sending side it is never nil.
+	Header Header
+	// Group, Handler and Attempt are as in Meta; empty on the sending side.
+	Group, Handler string
+	Attempt        int
+
+	out outgoing
+}
+
+// outgoing is what a message needs on the sending side only.
+type outgoing struct {
+	scope     *scope
+	sentAt    time.Time                // publish
+	deliverAt time.Time                // publish: not before
+	batch     *[]*transport.Message    // PublishAll: collects instead of storing
+	result    func(reply) (any, error) // execute: decodes the result
+	receipt   *Receipt                 // execute: filled on success
+}
+
+// Func handles a message: the rest of a chain. On the receiving side it returns
+// what the handler returned (nil for events), on the sending side of a command
+// its result.
+type Func func(ctx context.Context, m *Message) (any, error)
+
+// Middleware wraps the rest of a chain. It is built once, when the bus is made
+// or the handler registered, and must be safe for concurrent use. It returns
+// what next returned, or its own error instead of calling next.
+type Middleware func(next Func) Func
+
+// chain wraps f so that the first middleware is outermost.
+func chain(ms []Middleware, f Func) Func {
+	for i := len(ms) - 1; i >= 0; i-- {
+		f = ms[i](f)
+	}
+	return f
+}
+
+// protect turns a panic of f into an error with its stack. It stands outermost,
+// so that a middleware may panic too.
+func protect(f Func) Func {
+	return func(ctx context.Context, m *Message) (v any, err error) {
+		defer recovered(&err)
+		return f(ctx, m)
+	}
+}
+
+// recovered is deferred by whoever calls user code. A handler that ends its
+// goroutine with runtime.Goexit is not recovered from; who runs handlers on
+// goroutines of their own treats a missing result as a panic.
+func recovered(err *error) {
+	if r := recover(); r != nil {
+		*err = &panicError{value: r, stack: string(debug.Stack())}
+	}
+}

@@ -1,0 +1,300 @@
+package bus
+
+import (
+	"errors"
+	"fmt"
+	"time"
+
+	"github.com/jitney-bus/jitney/resilience"
+	"github.com/jitney-bus/jitney/transport"
+)
+
+// ExecuteOption is an option of Execute and Do.
+type ExecuteOption interface{ execute(*executeOptions) }
+
+// PublishOption is an option of Publish.
+type PublishOption interface{ publish(*publishOptions) }
+
+// SendOption is an option of Execute, Do and Publish.
+type SendOption interface {
+	ExecuteOption
+	PublishOption
+}
+
+// HandleOption is an option of Handle and HandleNone.
+type HandleOption interface{ handle(*handleOptions) }
+
+// SubscribeOption is an option of Subscribe.
+type SubscribeOption interface{ subscribe(*subscribeOptions) }
+
+// RegisterOption is an option of Handle, HandleNone and Subscribe.
+type RegisterOption interface {
+	HandleOption
+	SubscribeOption
+}
+
+type sendOptions struct {
+	id      string
+	hasID   bool
+	header  Header
+	timeout time.Duration
+	errs    []error
+}
+
+type executeOptions struct {
+	sendOptions
+	receipt *Receipt
+}
+
+type publishOptions struct {
+	sendOptions
+	key   string
+	delay time.Duration
+	at    time.Time
+}
+
+type handleOptions struct {
+	concurrency int
+	middleware  []Middleware
+	errs        []error
+}
+
+type subscribeOptions struct {
+	handleOptions
+	group    string
+	private  bool
+	name     string
+	priority int
+	start    transport.Start
+	retry    *resilience.Retry
+}
+
+func (o *sendOptions) bad(format string, args ...any) {
+	o.errs = append(o.errs, fmt.Errorf(format, args...))
+}
+
+func (o *handleOptions) bad(format string, args ...any) {
+	o.errs = append(o.errs, fmt.Errorf(format, args...))
+}
+
+func invalidOptions(op, name string, errs []error) error {
+	if len(errs) == 0 {
+		return nil
+	}
+	return errorf(CodeInvalid, op, name, "%w", errors.Join(errs...))
+}
+
+type sendOption func(*sendOptions)
+
+func (f sendOption) execute(o *executeOptions) { f(&o.sendOptions) }
+func (f sendOption) publish(o *publishOptions) { f(&o.sendOptions) }
+
+type executeOption func(*executeOptions)
+
+func (f executeOption) execute(o *executeOptions) { f(o) }
+
+type publishOption func(*publishOptions)
+
+func (f publishOption) publish(o *publishOptions) { f(o) }
+
+type registerOption func(*handleOptions)
+
+func (f registerOption) handle(o *handleOptions)       { f(o) }
+func (f registerOption) subscribe(o *subscribeOptions) { f(&o.handleOptions) }
+
+type subscribeOption func(*subscribeOptions)
+
+func (f subscribeOption) subscribe(o *subscribeOptions) { f(o) }
+
+// maxIDLen bounds a message id, in bytes.
+const maxIDLen = 128
+
+// WithID sets the message's id instead of a generated one: 1 to 128 visible
+// ASCII characters. Publishing an event again with the same id within the dedup
+// window (2 minutes by default) stores it once. A command's id identifies it to
+// its handler, in MetaFrom; it does not stop it from running twice.
+func WithID(id string) SendOption {
+	return sendOption(func(o *sendOptions) {
+		if id == "" || len(id) > maxIDLen {
+			o.bad("id %q is not 1 to %d characters", id, maxIDLen)
+		}
+		for i := range len(id) {
+			if id[i] <= ' ' || id[i] >= 0x7f {
+				o.bad("id %q has other than visible ASCII characters", id)
+				break
+			}
+		}
+		o.id, o.hasID = id, true
+	})
+}
+
+// WithHeader adds a header that travels with the message; handlers read it with
+// Meta.Header. Keys are visible ASCII, case-sensitive and without the prefixes
+// "Nats-" and "Jitney-"; values are text without control characters, up to
+// 4 KiB; a message has at most 64. Adding a key twice sends both values.
+func WithHeader(key, value string) SendOption {
+	return sendOption(func(o *sendOptions) {
+		if err := checkHeader(key, value); err != nil {
+			o.errs = append(o.errs, err)
+		}
+		if o.header == nil {
+			o.header = Header{}
+		}
+		o.header.Add(key, value)
+		if len(o.header) > maxHeaders {
+			o.bad("more than %d headers", maxHeaders)
+		}
+	})
+}
+
+// WithTimeout ends the call after d at the latest. An earlier deadline of ctx
+// holds.
+func WithTimeout(d time.Duration) SendOption {
+	return sendOption(func(o *sendOptions) {
+		if d <= 0 {
+			o.bad("timeout %v is not positive", d)
+		}
+		o.timeout = d
+	})
+}
+
+// WithKey orders events: those of one key published through one bus are stored
+// one after the other. Handlers that need that order run with WithConcurrency(1).
+func WithKey(key string) PublishOption {
+	return publishOption(func(o *publishOptions) {
+		if err := checkHeader("Key", key); err != nil {
+			o.bad("key %q: use text of up to %d bytes without control characters", key, maxHeaderValue)
+		}
+		o.key = key
+	})
+}
+
+// WithDelay delivers the event after d, never before, and up to about a quarter
+// of a second late. Zero and less is now.
+func WithDelay(d time.Duration) PublishOption {
+	return publishOption(func(o *publishOptions) { o.delay = d })
+}
+
+// WithAt delivers the event at t, like WithDelay. A time that has passed is now.
+func WithAt(t time.Time) PublishOption {
+	return publishOption(func(o *publishOptions) { o.at = t })
+}
+
+// Receipt is what an Execute that succeeded can tell beside its result.
+type Receipt struct {
+	// ID is the command's id.
+	ID string
+	// Elapsed is the time from the call to the result.
+	Elapsed time.Duration
+	// Service is the service whose handler answered, "" if it has no name.
+	Service string
+}
+
+// WithReceipt fills r in when Execute succeeds.
+func WithReceipt(r *Receipt) ExecuteOption {
+	return executeOption(func(o *executeOptions) {
+		if r == nil {
+			o.bad("receipt is nil")
+		}
+		o.receipt = r
+	})
+}
+
+// WithConcurrency is how many messages the handler handles at once in this
+// process, from 1 to 10,000. Default 64 for a command and 16 for an event.
+func WithConcurrency(n int) RegisterOption {
+	return registerOption(func(o *handleOptions) {
+		if n < 1 || n > maxConcurrency {
+			o.bad("concurrency %d is not between 1 and %d", n, maxConcurrency)
+		}
+		o.concurrency = n
+	})
+}
+
+// WithMiddleware wraps this handler, inside the middleware of Config.Receiving.
+// The first is outermost.
+func WithMiddleware(ms ...Middleware) RegisterOption {
+	return registerOption(func(o *handleOptions) {
+		for i, m := range ms {
+			if m == nil {
+				o.bad("middleware %d is nil", i)
+			}
+		}
+		o.middleware = append(o.middleware, ms...)
+	})
+}
+
+// WithGroup subscribes in a durable group of that name instead of the service's:
+// [a-z0-9_-]. Each group gets every event once; members of a group compete.
+func WithGroup(group string) SubscribeOption {
+	return subscribeOption(func(o *subscribeOptions) {
+		if err := checkGroup(group); err != nil {
+			o.errs = append(o.errs, err)
+		}
+		o.group = group
+	})
+}
+
+// WithPrivate subscribes this handler alone, for as long as it lives: every
+// process gets its own copy of each event published meanwhile (broadcast).
+// Retries wait in this process, at most 1,000 at a time, and end with it.
+func WithPrivate() SubscribeOption {
+	return subscribeOption(func(o *subscribeOptions) { o.private = true })
+}
+
+// WithName names the handler within its group: [a-z0-9_-]. The second handler of
+// one event in one durable group needs it, because retries and dead letters are
+// addressed by it. Default "default".
+func WithName(name string) SubscribeOption {
+	return subscribeOption(func(o *subscribeOptions) {
+		if err := checkGroup(name); err != nil {
+			o.bad("handler name %q is not 1 to %d characters of [a-z0-9_-]", name, MaxGroupLen)
+		}
+		o.name = name
+	})
+}
+
+// The default priority of a handler, and the range that WithPriority takes.
+const (
+	DefaultPriority = 50
+	MaxPriority     = 1000
+)
+
+// WithPriority orders the handlers of one event in one group: higher first,
+// equal ones side by side. From 0 to 1000, default 50. A handler that fails does
+// not keep the later ones from running.
+func WithPriority(n int) SubscribeOption {
+	return subscribeOption(func(o *subscribeOptions) {
+		if n < 0 || n > MaxPriority {
+			o.bad("priority %d is not between 0 and %d", n, MaxPriority)
+		}
+		o.priority = n
+	})
+}
+
+// Start is where a group that does not exist yet begins. The zero value is at
+// events published from then on.
+type Start struct{ start transport.Start }
+
+// All starts with the oldest event that is stored.
+func All() Start { return Start{transport.Start{All: true}} }
+
+// Since starts with the first event stored at or after t.
+func Since(t time.Time) Start { return Start{transport.Start{Since: t}} }
+
+// WithStart says where the group begins if it does not exist yet: All(),
+// Since(t), or by default with events published from then on. It has no effect
+// on a group that exists, and a private subscription refuses it.
+func WithStart(s Start) SubscribeOption {
+	return subscribeOption(func(o *subscribeOptions) { o.start = s.start })
+}
+
+// WithRetry is this handler's retry policy instead of Config.Retry.
+func WithRetry(r resilience.Retry) SubscribeOption {
+	return subscribeOption(func(o *subscribeOptions) {
+		if err := r.Validate(); err != nil {
+			o.bad("retry: %w", err)
+		}
+		o.retry = &r
+	})
+}

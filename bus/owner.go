@@ -1,0 +1,299 @@
+package bus
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"maps"
+	"slices"
+	"sync"
+	"time"
+
+	"github.com/jitney-bus/jitney/transport"
+)
+
+// Every process that handles commands holds a lease in the transport's store,
+// and every command has a record of the service that owns it with the leases of
+// its processes. A record whose leases have all ended is free to take.
+const (
+	leaseTTL   = 10 * time.Second
+	leaseRenew = 3 * time.Second
+
+	leasePrefix = "lease."
+	ownerPrefix = "owner."
+)
+
+// lease is this bus's presence and what it owns by it.
+type lease struct {
+	b   *Bus
+	id  string
+	ttl time.Duration // 0: the store ends with this process
+
+	mu       sync.Mutex
+	revision uint64 // of the lease's key; 0 before the first own
+	names    map[string]struct{}
+	stop     context.CancelFunc
+	wg       sync.WaitGroup
+}
+
+// ownerRecord is the value of an owner key.
+type ownerRecord struct {
+	Service string   `json:"service"`
+	Leases  []string `json:"leases"`
+}
+
+func newLease(b *Bus) *lease {
+	l := &lease{b: b, id: b.ids.next(), ttl: leaseTTL, names: map[string]struct{}{}}
+	if b.inProcess {
+		l.ttl = 0
+	}
+	return l
+}
+
+// owner is the name that commands are owned under. Without a service name a bus
+// shares its commands with nobody.
+func (l *lease) owner() string {
+	if l.b.cfg.Service != "" {
+		return l.b.cfg.Service
+	}
+	return "unnamed-" + l.id
+}
+
+// own records that this process handles the command. ErrOwned: another live
+// service does.
+func (l *lease) own(ctx context.Context, name string) error {
+	if err := l.open(ctx); err != nil {
+		return err
+	}
+	if err := l.claim(ctx, name); err != nil {
+		return err
+	}
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.names[name] = struct{}{}
+	return nil
+}
+
+// open creates the lease and starts to renew it, once.
+func (l *lease) open(ctx context.Context) error {
+	l.mu.Lock()
+	opened := l.revision != 0
+	l.mu.Unlock()
+	if opened {
+		return nil
+	}
+	revision, err := l.b.tr.Store().Create(ctx, leasePrefix+l.id, []byte(l.owner()), l.ttl)
+	if err != nil && !errors.Is(err, transport.ErrExists) {
+		return err
+	}
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if l.revision != 0 || err != nil { // a concurrent open was first
+		return nil
+	}
+	l.revision = revision
+	if l.ttl > 0 {
+		ctx, cancel := context.WithCancel(context.Background())
+		l.stop = cancel
+		l.wg.Go(func() { l.renewAll(ctx) })
+	}
+	return nil
+}
+
+// claim enters this process into the command's record.
+func (l *lease) claim(ctx context.Context, name string) error {
+	store, key := l.b.tr.Store(), ownerPrefix+name
+	for {
+		e, err := store.Get(ctx, key)
+		switch {
+		case errors.Is(err, transport.ErrNotFound):
+			_, err = store.Create(ctx, key, l.record(nil), 0)
+		case err != nil:
+			return err
+		default:
+			var rec ownerRecord
+			if err := json.Unmarshal(e.Value, &rec); err != nil {
+				return fmt.Errorf("%w: the ownership record of %q cannot be read: %v", transport.ErrConfig, name, err)
+			}
+			if rec.Service == l.owner() {
+				if slices.Contains(rec.Leases, l.id) {
+					return nil
+				}
+			} else {
+				alive, err := l.alive(ctx, rec.Leases)
+				if err != nil {
+					return err
+				}
+				if alive {
+					return l.owned(name, rec.Service)
+				}
+				rec.Leases = nil
+			}
+			_, err = store.Update(ctx, key, l.record(rec.Leases), e.Revision, 0)
+		}
+		switch {
+		case err == nil:
+			return nil
+		case errors.Is(err, transport.ErrExists), errors.Is(err, transport.ErrConflict):
+			// Another process wrote first: read again.
+		default:
+			return err
+		}
+	}
+}
+
+func (l *lease) owned(name, service string) error {
+	e := errorf(CodeConflict, "handle", name, "%w: %q", ErrOwned, service)
+	if l.b.cfg.Service == "" {
+		e.Message += "; processes that share a command need one Config.Service"
+	}
+	e.Details = map[string]string{"owner": service}
+	return e
+}
+
+// maxOwnerLeases bounds a record: the oldest leases fall out first, long after
+// they have ended.
+const maxOwnerLeases = 1000
+
+func (l *lease) record(leases []string) []byte {
+	if len(leases) >= maxOwnerLeases {
+		leases = leases[1:]
+	}
+	v, err := json.Marshal(ownerRecord{Service: l.owner(), Leases: append(slices.Clone(leases), l.id)})
+	if err != nil { // cannot happen: strings
+		panic(err)
+	}
+	return v
+}
+
+// alive reports whether one of the leases is held. Without an answer it does
+// not guess.
+func (l *lease) alive(ctx context.Context, leases []string) (bool, error) {
+	for _, id := range leases {
+		_, err := l.b.tr.Store().Get(ctx, leasePrefix+id)
+		switch {
+		case err == nil:
+			return true, nil
+		case !errors.Is(err, transport.ErrNotFound):
+			return false, err
+		}
+	}
+	return false, nil
+}
+
+// disown takes this process out of the command's record.
+func (l *lease) disown(ctx context.Context, name string) {
+	l.mu.Lock()
+	delete(l.names, name)
+	l.mu.Unlock()
+	store, key := l.b.tr.Store(), ownerPrefix+name
+	for {
+		e, err := store.Get(ctx, key)
+		var rec ownerRecord
+		if err != nil || json.Unmarshal(e.Value, &rec) != nil || !slices.Contains(rec.Leases, l.id) {
+			return // not ours, or unreachable: the lease's end frees it
+		}
+		rec.Leases = slices.DeleteFunc(rec.Leases, func(id string) bool { return id == l.id })
+		if len(rec.Leases) == 0 {
+			err = store.Delete(ctx, key, e.Revision)
+		} else {
+			var v []byte
+			if v, err = json.Marshal(rec); err == nil {
+				_, err = store.Update(ctx, key, v, e.Revision, 0)
+			}
+		}
+		if !errors.Is(err, transport.ErrConflict) {
+			return
+		}
+	}
+}
+
+// renewAll keeps the lease alive until ctx ends.
+func (l *lease) renewAll(ctx context.Context) {
+	t := time.NewTicker(leaseRenew)
+	defer t.Stop()
+	for {
+		select {
+		case <-ctx.Done():
+			return
+		case <-t.C:
+			l.renew(ctx)
+		}
+	}
+}
+
+// renew extends the lease. One that has ended is made again, and what was owned
+// by it is claimed again; a command that another service took meanwhile is no
+// longer handled here.
+func (l *lease) renew(ctx context.Context) {
+	ctx, cancel := context.WithTimeout(ctx, leaseRenew)
+	defer cancel()
+	store, key := l.b.tr.Store(), leasePrefix+l.id
+	l.mu.Lock()
+	revision := l.revision
+	names := slices.Collect(maps.Keys(l.names))
+	l.mu.Unlock()
+	next, err := store.Update(ctx, key, []byte(l.owner()), revision, l.ttl)
+	switch {
+	case err == nil:
+	case errors.Is(err, transport.ErrConflict), errors.Is(err, transport.ErrNotFound):
+		next = l.reclaim(ctx, names)
+	default:
+		l.b.log.Warn("process lease not renewed", "err", err)
+	}
+	if next != 0 {
+		l.mu.Lock()
+		l.revision = next
+		l.mu.Unlock()
+	}
+}
+
+func (l *lease) reclaim(ctx context.Context, names []string) uint64 {
+	store, key := l.b.tr.Store(), leasePrefix+l.id
+	if e, err := store.Get(ctx, key); err == nil { // an earlier renewal whose answer was lost
+		next, err := store.Update(ctx, key, []byte(l.owner()), e.Revision, l.ttl)
+		if err != nil {
+			l.b.log.Warn("process lease not renewed", "err", err)
+		}
+		return next
+	}
+	next, err := store.Create(ctx, key, []byte(l.owner()), l.ttl)
+	if err != nil {
+		l.b.log.Warn("process lease had ended and was not made again", "err", err)
+		return 0
+	}
+	l.b.log.Warn("process lease had ended; claiming the commands again")
+	for _, name := range names {
+		if err := l.claim(ctx, name); errors.Is(err, ErrOwned) {
+			l.b.log.Error("command taken over by another service; no longer handled here", "name", name, "err", err)
+			l.mu.Lock()
+			delete(l.names, name)
+			l.mu.Unlock()
+			if h := l.b.root.commands.Load().byName[name]; h != nil {
+				h.close(ctx)
+			}
+		}
+	}
+	return next
+}
+
+// close gives up everything that is owned, and the lease.
+func (l *lease) close(ctx context.Context) {
+	l.mu.Lock()
+	stop, revision := l.stop, l.revision
+	names := slices.Collect(maps.Keys(l.names))
+	l.mu.Unlock()
+	if stop != nil {
+		stop()
+		l.wg.Wait()
+	}
+	for _, name := range names {
+		l.disown(ctx, name)
+	}
+	if revision != 0 {
+		if err := l.b.tr.Store().Delete(ctx, leasePrefix+l.id, 0); err != nil {
+			l.b.log.Warn("process lease not given up; it ends by itself", "err", err)
+		}
+	}
+}

@@ -1,0 +1,173 @@
+package bus
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"time"
+
+	"github.com/jitney-bus/jitney/transport"
+)
+
+// Publish stores an event and returns once it is stored; every group that
+// listens for it will get it at least once. Nobody needs to listen. Without a
+// deadline in ctx it ends after Config.PublishTimeout (10 s).
+//
+// A failure is an *Error. CodeUnknown, CodeTimeout and CodeCancelled: it may be
+// stored; publishing again WithID the same id within the dedup window stores it
+// once. Every other code: it is not stored. A nil event, a command, an invalid
+// option and a Validate error are of CodeInvalid, a body over the transport's
+// limit of CodeTooLarge, a full log of CodeBacklog.
+//
+// In a process-local transport the value is shared with its listeners: it is
+// read-only from then on.
+func Publish(ctx context.Context, s Scope, event any, opts ...PublishOption) error {
+	var o publishOptions
+	for _, opt := range opts {
+		opt.publish(&o)
+	}
+	sc := s.scope()
+	m, err := sc.event(ctx, event, &o)
+	if err != nil {
+		return err
+	}
+	timeout := o.timeout
+	if timeout == 0 {
+		timeout = sc.bus.cfg.PublishTimeout
+	}
+	bounded := lazyContext{parent: ctx, deadline: m.out.sentAt.Add(timeout)}
+	if d, ok := ctx.Deadline(); ok && (o.timeout == 0 || d.Before(bounded.deadline)) {
+		bounded.deadline = d
+	}
+	defer bounded.end()
+	if _, err := sc.bus.send(&bounded, m); err != nil {
+		return fromTransport("publish", m.Name, m.ID, err)
+	}
+	return nil
+}
+
+// PublishAll stores several events with one call, in the order given where that
+// matters (events of one key). Not all or nothing: when some are not stored the
+// error is a *PublishError that tells which. An event that cannot be sent at all
+// (nil, a command, invalid) keeps the others from being sent. The sending chain
+// of each event runs before the first is stored.
+func PublishAll(ctx context.Context, s Scope, events ...any) error {
+	if len(events) == 0 {
+		return nil
+	}
+	sc := s.scope()
+	b := sc.bus
+	batch := make([]*transport.Message, 0, len(events))
+	var o publishOptions
+	for i, e := range events {
+		m, err := sc.event(ctx, e, &o)
+		if err == nil {
+			m.out.batch = &batch
+			_, err = b.send(ctx, m)
+		}
+		if err != nil {
+			return fmt.Errorf("event %d of %d: %w", i+1, len(events), err)
+		}
+	}
+	ctx, cancel := o.bound(ctx, b.cfg.PublishTimeout)
+	defer cancel()
+	err := b.tr.Publish(ctx, batch...)
+	var pe *transport.PublishError
+	if !errors.As(err, &pe) || len(pe.Outcomes) != len(batch) {
+		return fromTransport("publish", "", "", err)
+	}
+	all := &PublishError{Errors: make([]error, len(batch))}
+	for i, out := range pe.Outcomes {
+		all.Errors[i] = fromTransport("publish", batch[i].To.Name, batch[i].ID, out.Err)
+	}
+	return all
+}
+
+// PublishError says which events of a PublishAll were not stored. It unwraps to
+// their errors.
+type PublishError struct {
+	// Errors has an entry for each event, in the order given: nil if it is
+	// stored, else what Publish would have returned.
+	Errors []error
+}
+
+func (e *PublishError) Error() string {
+	failed := e.Unwrap()
+	if len(failed) == 0 {
+		return "publish: all stored"
+	}
+	return fmt.Sprintf("publish: %d of %d events not stored; first: %v", len(failed), len(e.Errors), failed[0])
+}
+
+// Unwrap returns the errors of the events that were not stored.
+func (e *PublishError) Unwrap() []error {
+	var errs []error
+	for _, err := range e.Errors {
+		if err != nil {
+			errs = append(errs, err)
+		}
+	}
+	return errs
+}
+
+// event makes the message of an event that is about to be sent.
+func (s *scope) event(ctx context.Context, v any, o *publishOptions) (*Message, error) {
+	const op = "publish"
+	b := s.bus
+	if isNil(v) {
+		return nil, errorf(CodeInvalid, op, "", "event is nil")
+	}
+	info, err := b.typeOf(v, "")
+	if err != nil {
+		return nil, withOp(err, op)
+	}
+	if info.command {
+		return nil, errorf(CodeInvalid, op, info.name, "%T is a command: send it with Execute", v)
+	}
+	if err := invalidOptions(op, info.name, o.errs); err != nil {
+		return nil, err
+	}
+	if err := b.open(ctx, op, info.name); err != nil {
+		return nil, err
+	}
+	if err := info.validate(op, v); err != nil {
+		return nil, err
+	}
+	m := &Message{Kind: KindEvent, Name: info.name, ID: o.id, Key: o.key, Value: v, Header: o.header}
+	m.out.scope, m.out.sentAt = s, time.Now()
+	switch {
+	case !o.at.IsZero():
+		m.out.deliverAt = o.at
+	case o.delay > 0:
+		m.out.deliverAt = m.out.sentAt.Add(o.delay)
+	}
+	if m.ID == "" {
+		m.ID = b.ids.next()
+	}
+	if m.Header == nil && len(b.cfg.Sending) > 0 {
+		m.Header = Header{} // the chain may set headers
+	}
+	m.inherit(ctx)
+	return m, nil
+}
+
+// sendEvent is the end of the sending chain for an event.
+func (b *Bus) sendEvent(ctx context.Context, m *Message) error {
+	tm := &transport.Message{
+		To: transport.Address{Session: m.Session, Name: m.Name},
+		ID: m.ID, Key: m.Key, Session: m.Session,
+		CorrelationID: m.CorrelationID, CausationID: m.CausationID,
+		SentAt: m.out.sentAt, DeliverAt: m.out.deliverAt,
+	}
+	if len(m.Header) > 0 {
+		tm.Header = m.Header
+	}
+	if err := b.encode("publish", m.Name, m.Value, tm); err != nil {
+		return err
+	}
+	if m.out.batch != nil {
+		*m.out.batch = append(*m.out.batch, tm)
+		return nil
+	}
+	return b.tr.Publish(ctx, tm)
+}

@@ -1,0 +1,135 @@
+package bus
+
+import (
+	"context"
+	"errors"
+	"log/slog"
+	"sync"
+	"time"
+
+	"github.com/jitney-bus/jitney/transport"
+)
+
+// pump runs do for the items of a source, on at most limit goroutines. It owns
+// them; wait waits for the last.
+//
+// Workers take turns as leader: whoever holds an item first sees to it that
+// somebody waits for the next one. So an item is handled on the goroutine that
+// took it, and no item is passed from one goroutine to another.
+type pump[T any] struct {
+	src   transport.Source[T]
+	limit int
+	do    func(T)
+	log   *slog.Logger
+
+	mu      sync.Mutex
+	workers int // alive
+	waiting int // of those, in Next
+	started bool
+	wg      sync.WaitGroup
+}
+
+// idleWorkers is how many workers wait for items when there are none: enough to
+// take up a burst without starting goroutines.
+const idleWorkers = 2
+
+// nextRetry is how long a pump waits after an error of Next that may pass.
+const nextRetry = 100 * time.Millisecond
+
+func newPump[T any](src transport.Source[T], limit int, log *slog.Logger, do func(T)) *pump[T] {
+	return &pump[T]{src: src, limit: limit, log: log, do: do}
+}
+
+func (p *pump[T]) start() {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.started = true
+	p.spawn()
+}
+
+// raise lets the pump use up to n workers.
+func (p *pump[T]) raise(n int) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.limit = max(p.limit, n)
+}
+
+// spawn starts a worker. p.mu is held.
+func (p *pump[T]) spawn() {
+	p.workers++
+	p.waiting++
+	p.wg.Go(p.work)
+}
+
+// work takes items until the source is closed or enough others wait. It leaves
+// a replacement behind if do ends its goroutine.
+func (p *pump[T]) work() {
+	returned := false
+	defer func() {
+		p.mu.Lock()
+		defer p.mu.Unlock()
+		p.workers--
+		if !returned && p.waiting == 0 {
+			p.spawn()
+		}
+	}()
+	for {
+		item, err := p.src.Next(context.Background())
+		if !p.lead(err) {
+			returned = true
+			return
+		}
+		if err != nil {
+			p.log.Warn("no messages for now", "err", err)
+			time.Sleep(nextRetry)
+		} else {
+			p.do(item)
+		}
+		if !p.follow() {
+			returned = true
+			return
+		}
+	}
+}
+
+// lead is called with what Next returned; false ends the worker.
+func (p *pump[T]) lead(err error) bool {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.waiting--
+	if errors.Is(err, transport.ErrClosed) {
+		return false
+	}
+	if err == nil && p.waiting == 0 && p.workers < p.limit {
+		p.spawn()
+	}
+	return true
+}
+
+// follow is called when an item is done; false ends the worker because enough
+// others wait.
+func (p *pump[T]) follow() bool {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if p.waiting >= idleWorkers {
+		return false
+	}
+	p.waiting++
+	return true
+}
+
+// wait waits until every worker has ended, after the source was closed. It
+// reports false if ctx ended first.
+func (p *pump[T]) wait(ctx context.Context) bool {
+	done := make(chan struct{})
+	go func() {
+		p.wg.Wait()
+		close(done)
+	}()
+	select {
+	case <-done:
+		return true
+	case <-ctx.Done():
+		return false
+	}
+}

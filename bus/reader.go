@@ -1,0 +1,180 @@
+package bus
+
+import (
+	"cmp"
+	"context"
+	"slices"
+	"sync"
+	"sync/atomic"
+
+	"github.com/jitney-bus/jitney/transport"
+)
+
+type readerKey struct{ group, name string } // group "": private
+
+// reader reads one event for one group and dispatches it to the group's
+// listeners in this process. A private listener has a reader of its own.
+type reader struct {
+	s    *scope
+	b    *Bus
+	key  readerKey
+	info *typeInfo
+
+	ready chan struct{} // closed when start or fail was called
+	src   transport.Source[transport.Delivery]
+	pump  *pump[transport.Delivery]
+	keep  *keeper
+
+	mu        sync.Mutex
+	opened    bool
+	closing   bool
+	listeners []*listener // highest priority first
+	held      map[*flight]struct{}
+	resumed   sync.WaitGroup // runs that a timer started
+
+	// tiers is listeners by priority, replaced whole.
+	tiers atomic.Pointer[[][]*listener]
+}
+
+func newReader(s *scope, key readerKey, info *typeInfo, first *listener) *reader {
+	r := &reader{
+		s: s, b: s.bus, key: key, info: info,
+		ready: make(chan struct{}), held: map[*flight]struct{}{},
+		listeners: []*listener{first},
+	}
+	r.retier()
+	return r
+}
+
+// start begins to read.
+func (r *reader) start(src transport.Source[transport.Delivery], concurrency int) {
+	r.src = src
+	log := r.b.log.With("name", r.key.name, "group", r.key.group)
+	r.keep = newKeeper(r)
+	r.pump = newPump(src, concurrency, log, r.handle)
+	r.mu.Lock()
+	r.opened = true
+	r.mu.Unlock()
+	r.pump.start()
+	close(r.ready)
+}
+
+// fail marks a reader that could not be opened.
+func (r *reader) fail() { close(r.ready) }
+
+// has reports whether a listener of that name is there.
+func (r *reader) has(name string) bool {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	return slices.ContainsFunc(r.listeners, func(l *listener) bool { return l.name == name })
+}
+
+// add makes l a listener. It reports false if the reader cannot take it: not
+// open, closing, or the name is taken.
+func (r *reader) add(l *listener) bool {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if !r.opened || r.closing || len(r.listeners) == 0 ||
+		slices.ContainsFunc(r.listeners, func(o *listener) bool { return o.name == l.name }) {
+		return false
+	}
+	r.listeners = append(r.listeners, l)
+	slices.SortStableFunc(r.listeners, func(a, b *listener) int { return cmp.Compare(b.priority, a.priority) })
+	r.retier()
+	r.pump.raise(cap(l.slots))
+	return true
+}
+
+// remove takes l out and reports whether it was the last.
+func (r *reader) remove(l *listener) bool {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	i := slices.Index(r.listeners, l)
+	if i < 0 {
+		return false
+	}
+	r.listeners = slices.Delete(r.listeners, i, i+1)
+	r.retier()
+	return len(r.listeners) == 0
+}
+
+// retier makes the dispatch order. r.mu is held, or r is not shared yet.
+func (r *reader) retier() {
+	var tiers [][]*listener
+	for _, l := range r.listeners {
+		if n := len(tiers); n > 0 && tiers[n-1][0].priority == l.priority {
+			tiers[n-1] = append(tiers[n-1], l)
+		} else {
+			tiers = append(tiers, []*listener{l})
+		}
+	}
+	r.tiers.Store(&tiers)
+}
+
+// stopIntake closes the source: what nobody started goes back to the group.
+func (r *reader) stopIntake(ctx context.Context) {
+	select {
+	case <-r.ready:
+	case <-ctx.Done():
+		return
+	}
+	r.mu.Lock()
+	open := r.opened && !r.closing
+	r.closing = true
+	r.mu.Unlock()
+	if !open {
+		return
+	}
+	if err := r.src.Close(ctx); err != nil {
+		r.b.log.Warn("event source not closed", "name", r.key.name, "group", r.key.group, "err", err)
+	}
+}
+
+// close stops the intake, passes on what waits for a retry, and waits for what
+// runs. It returns the names of the listeners that still run when ctx ends.
+func (r *reader) close(ctx context.Context) []string {
+	r.stopIntake(ctx)
+	if !r.opened { // ready is closed: opened no longer changes
+		return nil
+	}
+	r.releaseHeld(ctx)
+	ended := r.pump.wait(ctx)
+	if ended {
+		ended = waitGroup(ctx, &r.resumed)
+	}
+	// A run that ended meanwhile may have put its event aside.
+	r.releaseHeld(ctx)
+	if !ended {
+		return r.running()
+	}
+	r.keep.close()
+	return nil
+}
+
+// running names the listeners that run something.
+func (r *reader) running() []string {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	var names []string
+	for _, l := range r.listeners {
+		if len(l.slots) > 0 {
+			names = append(names, r.key.name+"/"+cmp.Or(r.key.group, "private")+"/"+l.name)
+		}
+	}
+	return names
+}
+
+// waitGroup waits for wg and reports false if ctx ended first.
+func waitGroup(ctx context.Context, wg *sync.WaitGroup) bool {
+	done := make(chan struct{})
+	go func() {
+		wg.Wait()
+		close(done)
+	}()
+	select {
+	case <-done:
+		return true
+	case <-ctx.Done():
+		return false
+	}
+}

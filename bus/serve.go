@@ -1,0 +1,336 @@
+package bus
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"log/slog"
+	"reflect"
+	"sync/atomic"
+	"time"
+
+	"github.com/jitney-bus/jitney/transport"
+)
+
+// errGoexit is a handler that ended its goroutine instead of returning.
+var errGoexit = &panicError{value: "handler called runtime.Goexit"}
+
+// commandHandler is the one handler of a command in a scope.
+type commandHandler struct {
+	scope  *scope
+	info   *typeInfo
+	name   string       // the defined name, "" for a type that names itself
+	goType reflect.Type // what fn takes
+	typed  any          // func(context.Context, C) (R, error)
+	inner  Func         // typed, with its value unboxed
+	run    Func         // the receiving chain around inner
+	bare   bool         // run is inner: no middleware
+
+	// slots bounds what runs at once, whichever way it came. Who fills all of
+	// them has waited for all that ran.
+	slots  chan struct{}
+	live   atomic.Bool // takes calls of this process
+	source transport.Source[transport.Request]
+	pump   *pump[transport.Request]
+}
+
+// handle registers h. The order matters: the name is reserved here, then owned
+// among services, then served, and only then is h live.
+func (s *scope) handle(ctx context.Context, h *commandHandler, opts []HandleOption) error {
+	const op = "handle"
+	b := s.bus
+	var err error
+	if h.name != "" {
+		h.info, err = b.types.define(h.goType, h.name)
+	} else {
+		h.info, err = b.types.lookup(h.goType)
+	}
+	if err != nil {
+		return withOp(err, op)
+	}
+	var o handleOptions
+	for _, opt := range opts {
+		opt.handle(&o)
+	}
+	if err := invalidOptions(op, h.info.name, o.errs); err != nil {
+		return err
+	}
+	if o.concurrency == 0 {
+		o.concurrency = defaultCommandConcurrency
+	}
+	h.scope = s
+	h.slots = make(chan struct{}, o.concurrency)
+	h.bare = len(b.cfg.Receiving) == 0 && len(o.middleware) == 0
+	h.run = protect(chain(b.cfg.Receiving, chain(o.middleware, h.inner)))
+	if err := s.reserve(h); err != nil {
+		return err
+	}
+	if err := h.serve(ctx, o.concurrency); err != nil {
+		s.remove(h)
+		return err
+	}
+	return nil
+}
+
+func (h *commandHandler) serve(ctx context.Context, concurrency int) error {
+	b, name := h.scope.bus, h.info.name
+	ctx, cancel := context.WithTimeout(ctx, b.cfg.PublishTimeout)
+	defer cancel()
+	if err := b.lease.own(ctx, name); err != nil {
+		return fromTransport("handle", name, "", err)
+	}
+	src, err := b.tr.Serve(ctx, transport.Endpoint{
+		Address: transport.Address{Name: name},
+		Backlog: 4 * concurrency,
+	})
+	if err != nil {
+		b.lease.disown(ctx, name)
+		return fromTransport("handle", name, "", err)
+	}
+	h.source = src
+	h.pump = newPump(src, concurrency, b.log.With("name", name), h.answer)
+	h.live.Store(true)
+	h.pump.start()
+	if err := h.scope.publish(h); err != nil {
+		h.close(ctx)
+		b.lease.disown(ctx, name)
+		return err
+	}
+	return nil
+}
+
+// close stops the intake, answers what was asked, and waits for what runs. It
+// reports the handler's name if ctx ended first.
+func (h *commandHandler) close(ctx context.Context) []string {
+	if !h.live.Swap(false) {
+		return nil
+	}
+	h.scope.remove(h)
+	if err := h.source.Close(ctx); err != nil {
+		h.scope.bus.log.Warn("command source not closed", "name", h.info.name, "err", err)
+	}
+	if !h.pump.wait(ctx) {
+		return []string{h.info.name}
+	}
+	for range cap(h.slots) {
+		select {
+		case h.slots <- struct{}{}:
+		case <-ctx.Done():
+			return []string{h.info.name}
+		}
+	}
+	return nil
+}
+
+// enter takes a slot for k, waiting for one until k's deadline or until done.
+func (h *commandHandler) enter(k *call, done <-chan struct{}) error {
+	select {
+	case h.slots <- struct{}{}:
+	default:
+		if err := h.wait(k, done); err != nil {
+			return err
+		}
+	}
+	if !h.live.Load() {
+		<-h.slots
+		return errorf(CodeClosed, "execute", k.name, "%w", ErrClosed)
+	}
+	return nil
+}
+
+func (h *commandHandler) wait(k *call, done <-chan struct{}) error {
+	t := time.NewTimer(time.Until(k.deadline))
+	defer t.Stop()
+	select {
+	case h.slots <- struct{}{}:
+		return nil
+	case <-done:
+	case <-t.C:
+	}
+	return errorf(CodeBusy, "execute", k.name, "all %d runs of the handler were busy until the deadline; nothing ran", cap(h.slots))
+}
+
+// leave gives back what enter took.
+func (h *commandHandler) leave(k *call) {
+	k.end()
+	<-h.slots
+}
+
+// failed is what the caller of this process sees of the handler's error: no more
+// and no less than one of another process.
+func (h *commandHandler) failed(k *call, err error) error {
+	b := h.scope.bus
+	w := b.toWire(err, k.attempt)
+	b.logFailure(k, err)
+	return b.fromWire(k.name, k.id(), w)
+}
+
+// newDirectCall is the call of a command that never leaves the process.
+func (s *scope) newDirectCall(ctx context.Context, h *commandHandler) *call {
+	now := time.Now()
+	k := &call{
+		lazyContext: lazyContext{parent: h.scope.work},
+		ids:         s.bus.ids, kind: KindCommand, name: h.info.name,
+		handler: s.bus.cfg.Service, attempt: 1, sentAt: now,
+	}
+	if d, ok := ctx.Deadline(); ok {
+		k.deadline = d
+	} else {
+		k.deadline = now.Add(s.bus.cfg.ExecuteTimeout)
+	}
+	if from := callFrom(ctx); from != nil {
+		k.causation, k.correlation, k.session = from.id(), from.correlationID(), from.session
+	}
+	return k
+}
+
+// local runs the handler for a message of this process that had to take the
+// sending chain, and returns when ctx ends at the latest.
+func (h *commandHandler) local(ctx context.Context, m *Message) (any, error) {
+	k := h.scope.newDirectCall(ctx, h)
+	k.msgID, k.session, k.header = m.ID, m.Session, m.Header
+	k.correlation, k.causation = m.CorrelationID, m.CausationID
+	if err := h.enter(k, ctx.Done()); err != nil {
+		return nil, err
+	}
+	run := &directRun[any]{err: errGoexit, done: make(chan struct{})}
+	go func() {
+		defer close(run.done)
+		defer h.leave(k)
+		run.r, run.err = h.run(k, k.message(m.Value))
+	}()
+	if err := awaitDirect(ctx, k, run.done); err != nil {
+		return nil, err
+	}
+	if run.err != nil {
+		return nil, h.failed(k, run.err)
+	}
+	if m.out.receipt != nil {
+		m.out.receipt.Service = h.scope.bus.cfg.Service
+	}
+	return run.r, nil
+}
+
+// answer runs the handler for a request and replies.
+func (h *commandHandler) answer(req transport.Request) {
+	tm := req.Message()
+	k := h.call(req)
+	h.slots <- struct{}{} // taken by direct calls too; bounded by their deadlines
+	var result any
+	err := error(errGoexit)
+	defer func() { // also when the handler ends this goroutine
+		h.leave(k)
+		h.reply(k, req, result, err)
+	}()
+	result, err = h.runRequest(k, tm)
+}
+
+func (h *commandHandler) runRequest(k *call, tm *transport.Message) (any, error) {
+	if tm.Malformed != nil {
+		return nil, errorf(CodeInvalid, "", "", "malformed request: %w", tm.Malformed)
+	}
+	if !k.deadline.IsZero() && !time.Now().Before(k.deadline) {
+		return nil, errorf(CodeTimeout, "", "", "the deadline passed before the handler was free; nothing ran")
+	}
+	v := tm.Value
+	if v == nil {
+		var err error
+		if v, err = h.scope.bus.decodeNew(h.info, tm.ContentType, tm.Body); err != nil {
+			return nil, err
+		}
+	}
+	if err := h.info.validate("", v); err != nil {
+		return nil, err
+	}
+	return h.run(k, k.message(v))
+}
+
+func (h *commandHandler) call(req transport.Request) *call {
+	m := req.Message()
+	return &call{
+		lazyContext: lazyContext{parent: h.scope.work, deadline: req.Deadline()},
+		ids:         h.scope.bus.ids, msgID: m.ID, kind: KindCommand, name: h.info.name,
+		handler: h.scope.bus.cfg.Service, attempt: 1, session: m.Session,
+		correlation: m.CorrelationID, causation: m.CausationID,
+		key: m.Key, sentAt: m.SentAt, header: m.Header,
+	}
+}
+
+// replyTimeout bounds the sending of a reply, whatever became of the handler.
+const replyTimeout = 5 * time.Second
+
+func (h *commandHandler) reply(k *call, req transport.Request, result any, err error) {
+	b := h.scope.bus
+	tm := req.Message()
+	r := &transport.Message{}
+	if err == nil {
+		err = h.encodeResult(tm.ContentType, result, r)
+	}
+	if err != nil {
+		b.logFailure(k, err)
+		b.encodeError(r, b.toWire(err, k.attempt))
+	} else if tm.Header.Get(headerReceipt) != "" {
+		r.Header = Header{headerService: {b.cfg.Service}}
+	}
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(h.scope.work), replyTimeout)
+	defer cancel()
+	err = req.Reply(ctx, r)
+	var size *transport.SizeError
+	if errors.As(err, &size) {
+		r = &transport.Message{}
+		b.encodeError(r, wireError{Code: CodeTooLarge, Message: "result: " + size.Error(), Attempts: k.attempt})
+		err = req.Reply(ctx, r)
+	}
+	if err != nil {
+		b.log.Warn("reply not sent", "name", k.name, "id", k.id(), "err", err)
+	}
+}
+
+// encodeResult uses the codec that the caller used.
+func (h *commandHandler) encodeResult(contentType string, result any, r *transport.Message) error {
+	b := h.scope.bus
+	if b.inProcess {
+		r.Value = result
+		return nil
+	}
+	if _, none := result.(None); none {
+		return nil
+	}
+	c, err := b.codecs.Lookup(contentType)
+	if err != nil {
+		return errorf(CodeInvalid, "", "", "%w", err)
+	}
+	if err := b.encodeWith(c, "", "", result, r); err != nil {
+		return errorf(CodeFailed, "", "", "result of type %T: %w", result, err)
+	}
+	return nil
+}
+
+func (b *Bus) encodeError(r *transport.Message, w wireError) {
+	r.Header = Header{headerError: {string(w.Code)}}
+	r.ContentType = ""
+	if b.inProcess {
+		r.Value = w
+		return
+	}
+	body, err := json.Marshal(w)
+	if err != nil { // cannot happen: strings and numbers
+		body = nil
+	}
+	r.Body = body
+}
+
+// logFailure writes the one line that a failed run gets.
+func (b *Bus) logFailure(k *call, err error) {
+	if !b.log.Enabled(k, slog.LevelError) {
+		return
+	}
+	log := b.log.With("kind", k.kind, "name", k.name, "id", k.id(), "session", k.session,
+		"group", k.group, "handler", k.handler, "attempt", k.attempt)
+	var p *panicError
+	if errors.As(err, &p) {
+		log.Error("handler panicked", "err", err, "stack", p.stack)
+		return
+	}
+	log.Warn("handler failed", "err", err)
+}

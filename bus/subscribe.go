@@ -1,0 +1,245 @@
+package bus
+
+import (
+	"context"
+	"reflect"
+
+	"github.com/jitney-bus/jitney/resilience"
+	"github.com/jitney-bus/jitney/transport"
+)
+
+// Subscribe registers fn as a listener for event E in scope s. It is live when
+// Subscribe returns, and lives as long as the scope or until the subscription is
+// closed. fn runs up to 16 times at once (WithConcurrency).
+//
+// By default the listener joins the durable group of its service: each event is
+// handled by one process of the group, also when all were away when it was
+// published. WithGroup names another group, WithPrivate gives every process its
+// own copy. Handlers of one event in one group are one dispatch, in the order
+// of WithPriority.
+//
+// What fn returns decides: nil, the event is done; an error, fn runs again after
+// the retry policy's delay, and after the last attempt the event becomes a dead
+// letter; Permanent(err), a dead letter at once; RetryAfter(d, err), a delay of
+// its own. A panic is an error. Delivery is at least once: fn may see an event
+// again after a crash and must be idempotent.
+//
+// ctx bounds the registration only. The error is an *Error: CodeInvalid (a
+// command, an invalid option, no group), CodeConflict (a second handler without
+// WithName; an existing group of another make), CodeUnavailable, CodeClosed.
+func Subscribe[E any](ctx context.Context, s Scope, fn func(context.Context, E) error, opts ...SubscribeOption) (*Subscription, error) {
+	if fn == nil {
+		return nil, errorf(CodeInvalid, "subscribe", "", "handler of %v is nil", reflect.TypeFor[E]())
+	}
+	return s.scope().subscribe(ctx, reflect.TypeFor[E](), func(ctx context.Context, m *Message) (any, error) {
+		e, err := convert[E](m.Value)
+		if err != nil {
+			return nil, err
+		}
+		return nil, fn(ctx, e)
+	}, opts)
+}
+
+// Subscription is a listener that was registered. Most callers drop it.
+type Subscription struct {
+	s *scope
+	r *reader
+	l *listener
+}
+
+// Close ends the listener: nothing new is given to it, and what it is handling
+// is waited for until ctx ends, when the error is of CodeTimeout and names it.
+// With the last listener of a group the events not yet started go back to the
+// group, which itself stays. A second Close returns nil. Called from the
+// listener itself it waits in vain.
+func (sub *Subscription) Close(ctx context.Context) error {
+	return sub.s.unsubscribe(ctx, sub.r, sub.l)
+}
+
+// listener is one handler of an event.
+type listener struct {
+	name     string // within its group
+	priority int
+	retry    resilience.Retry
+	run      Func
+	slots    chan struct{} // bounds what runs at once
+}
+
+const defaultListener = "default"
+
+func (s *scope) subscribe(ctx context.Context, t reflect.Type, inner Func, opts []SubscribeOption) (*Subscription, error) {
+	const op = "subscribe"
+	b := s.bus
+	info, err := b.types.lookup(t)
+	if err != nil {
+		return nil, withOp(err, op)
+	}
+	if info.command {
+		return nil, errorf(CodeInvalid, op, info.name, "%v is a command: give it a handler with Handle", t)
+	}
+	o := subscribeOptions{name: defaultListener, priority: DefaultPriority, group: b.cfg.Service}
+	o.concurrency = defaultEventConcurrency
+	for _, opt := range opts {
+		opt.subscribe(&o)
+	}
+	o.check(b)
+	if err := invalidOptions(op, info.name, o.errs); err != nil {
+		return nil, err
+	}
+	l := &listener{
+		name: o.name, priority: o.priority, retry: b.cfg.Retry,
+		run:   protect(chain(b.cfg.Receiving, chain(o.middleware, inner))),
+		slots: make(chan struct{}, o.concurrency),
+	}
+	if o.retry != nil {
+		l.retry = *o.retry
+	}
+	ctx, cancel := context.WithTimeout(ctx, b.cfg.PublishTimeout)
+	defer cancel()
+	r, err := s.attach(ctx, info, l, &o)
+	if err != nil {
+		return nil, fromTransport(op, info.name, "", err)
+	}
+	return &Subscription{s, r, l}, nil
+}
+
+// check finds what no single option can see.
+func (o *subscribeOptions) check(b *Bus) {
+	groupGiven := o.group != b.cfg.Service
+	switch {
+	case o.private && groupGiven:
+		o.bad("WithPrivate and WithGroup exclude each other")
+	case o.private && o.start != (transport.Start{}):
+		o.bad("a private subscription starts now; WithStart is for groups")
+	case o.private:
+		o.group = ""
+	case o.group == "" && len(o.errs) == 0:
+		o.bad("no group: set Config.Service, or use WithGroup for a durable group or WithPrivate for a listener of this process alone")
+	}
+}
+
+// attach adds l to the reader of its group, opening the reader for the first.
+func (s *scope) attach(ctx context.Context, info *typeInfo, l *listener, o *subscribeOptions) (*reader, error) {
+	key := readerKey{group: o.group, name: info.name}
+	for {
+		r, first, err := s.claimReader(key, info, l, o)
+		if err != nil {
+			return nil, err
+		}
+		if first {
+			return r, s.openReader(ctx, r, o)
+		}
+		select { // another Subscribe is opening it
+		case <-r.ready:
+			if r.add(l) {
+				return r, nil
+			}
+			// It failed or has closed since: start over.
+		case <-ctx.Done():
+			return nil, ctx.Err()
+		}
+	}
+}
+
+// claimReader returns the reader for key, making it if there is none.
+func (s *scope) claimReader(key readerKey, info *typeInfo, l *listener, o *subscribeOptions) (r *reader, first bool, err error) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.closing {
+		return nil, false, errorf(CodeClosed, "subscribe", info.name, "%w", ErrClosed)
+	}
+	if o.private {
+		r = newReader(s, key, info, l)
+		s.privates[r] = struct{}{}
+		return r, true, nil
+	}
+	if r = s.readers[key]; r == nil {
+		r = newReader(s, key, info, l)
+		s.readers[key] = r
+		return r, true, nil
+	}
+	if r.has(l.name) {
+		return nil, false, errorf(CodeConflict, "subscribe", info.name,
+			"group %q has a handler %q for it already: give each a WithName", key.group, l.name)
+	}
+	if o.start != (transport.Start{}) {
+		return nil, false, errorf(CodeConflict, "subscribe", info.name,
+			"group %q is being read already: WithStart is for its first handler", key.group)
+	}
+	return r, false, nil
+}
+
+// openReader subscribes r at the transport.
+func (s *scope) openReader(ctx context.Context, r *reader, o *subscribeOptions) error {
+	src, err := s.bus.tr.Subscribe(ctx, transport.Subscription{
+		Name: r.key.name, Group: r.key.group, Start: o.start,
+		AckWait: s.bus.cfg.AckWait, MaxAckPending: s.bus.cfg.MaxAckPending,
+		Prefetch: 2 * o.concurrency,
+	})
+	if err != nil {
+		s.dropReader(r)
+		r.fail()
+		return err
+	}
+	r.start(src, o.concurrency)
+	s.mu.Lock()
+	closing := s.closing
+	s.mu.Unlock()
+	if closing { // Close did not see the source yet
+		r.close(ctx)
+		return errorf(CodeClosed, "subscribe", r.key.name, "%w", ErrClosed)
+	}
+	return nil
+}
+
+func (s *scope) dropReader(r *reader) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.readers[r.key] == r {
+		delete(s.readers, r.key)
+	}
+	delete(s.privates, r)
+}
+
+// unsubscribe takes l from r, and ends r with its last listener.
+func (s *scope) unsubscribe(ctx context.Context, r *reader, l *listener) error {
+	s.mu.Lock()
+	last := r.remove(l)
+	if last {
+		if s.readers[r.key] == r {
+			delete(s.readers, r.key)
+		}
+		delete(s.privates, r)
+	}
+	s.mu.Unlock()
+	if _, ok := ctx.Deadline(); !ok {
+		var cancel context.CancelFunc
+		ctx, cancel = context.WithTimeout(ctx, s.bus.cfg.CloseTimeout)
+		defer cancel()
+	}
+	if last {
+		r.close(ctx)
+	}
+	if !l.idle(ctx) {
+		return errorf(CodeTimeout, "close", r.key.name, "handler %q still runs: %w", l.name, ctx.Err())
+	}
+	return nil
+}
+
+// idle waits until nothing of l runs, by holding all of its slots for a moment.
+func (l *listener) idle(ctx context.Context) bool {
+	for i := range cap(l.slots) {
+		select {
+		case l.slots <- struct{}{}:
+		case <-ctx.Done():
+			for range i {
+				<-l.slots
+			}
+			return false
+		}
+	}
+	for range cap(l.slots) {
+		<-l.slots
+	}
+	return true
+}
