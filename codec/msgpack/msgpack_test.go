@@ -18,11 +18,11 @@ type line struct {
 	Qty int
 }
 
-// result stands for what a command embeds: it must leave no trace in the bytes.
-type result[R any] struct{}
+// Result stands for what a command embeds: it must leave no trace in the bytes.
+type Result[R any] struct{}
 
 type order struct {
-	result[string]
+	Result[string]
 	ID     string `msgpack:"id"`
 	Placed time.Time
 	Lines  []line
