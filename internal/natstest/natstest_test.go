@@ -118,3 +118,21 @@ func TestRestartKeepsPortAndData(t *testing.T) {
 	_, err = s.InProcessConn()
 	require.ErrorIs(t, err, embedded.ErrClosed)
 }
+
+func TestCable(t *testing.T) {
+	natstest.Bubble(t, func(t *testing.T, s *embedded.Server) {
+		cable := natstest.NewCable(s)
+		nc := natstest.Connect(t, cable, nats.MaxReconnects(-1), nats.ReconnectWait(time.Second))
+		require.NoError(t, nc.Flush())
+		cable.Cut()
+		time.Sleep(time.Minute)
+		require.False(t, nc.IsConnected())
+		cable.Mend()
+		time.Sleep(2 * time.Second)
+		require.True(t, nc.IsConnected())
+		cable.Blink()
+		time.Sleep(2 * time.Second)
+		require.True(t, nc.IsConnected())
+		require.EqualValues(t, 2, nc.Stats().Reconnects)
+	})
+}
