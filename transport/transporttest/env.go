@@ -30,9 +30,12 @@ type env struct {
 }
 
 func newEnv(t *testing.T, c Config) *env {
-	e := &env{t: t, features: c.Features, limit: 20 * time.Second, ackWait: time.Second,
-		quiet: 300 * time.Millisecond, delay: 1500 * time.Millisecond,
-		gap: 6 * time.Second, ttl: time.Second}
+	unit := c.Features.AckWait
+	if unit <= 0 {
+		unit = time.Second
+	}
+	e := &env{t: t, features: c.Features, limit: 20 * time.Second, ackWait: unit, quiet: unit * 3 / 10,
+		delay: unit * 3 / 2, gap: 6 * unit, ttl: time.Second}
 	if c.Features.Bubble {
 		e.limit, e.ackWait, e.quiet = 4*time.Hour, 30*time.Second, 5*time.Minute
 		e.delay, e.gap, e.ttl = 20*time.Minute, time.Hour, 10*time.Second

@@ -28,6 +28,9 @@ type Features struct {
 	Bubble bool
 	// Parallel runs the cases side by side. It has no effect with Bubble.
 	Parallel bool
+	// AckWait is the AckWait of a run in real time; the other waits grow and
+	// shrink with it. Default one second. No effect with Bubble.
+	AckWait time.Duration
 	// SingleProcess: open returns the same transport each time, because the
 	// messages live in it.
 	SingleProcess bool

@@ -1,0 +1,165 @@
+package memory
+
+import (
+	"context"
+	"fmt"
+	"time"
+
+	"github.com/jitney-bus/jitney/transport"
+)
+
+// Publish stores events. When the log is full it waits for room until ctx ends.
+func (t *Transport) Publish(ctx context.Context, ms ...*transport.Message) error {
+	if err := ctx.Err(); err != nil {
+		return refuseAll(ms, err)
+	}
+	if len(ms) == 1 {
+		if o := t.publish(ctx, ms[0]); o.Err != nil {
+			return &transport.PublishError{Outcomes: []transport.Outcome{o}}
+		}
+		return nil
+	}
+	outcomes, failed := make([]transport.Outcome, len(ms)), false
+	for i, m := range ms {
+		outcomes[i] = t.publish(ctx, m)
+		failed = failed || outcomes[i].Err != nil
+	}
+	if failed {
+		return &transport.PublishError{Outcomes: outcomes}
+	}
+	return nil
+}
+
+func refuse(err error) transport.Outcome {
+	return transport.Outcome{Status: transport.Refused, Err: err}
+}
+
+func refuseAll(ms []*transport.Message, err error) error {
+	outcomes := make([]transport.Outcome, max(1, len(ms)))
+	for i := range outcomes {
+		outcomes[i] = refuse(err)
+	}
+	return &transport.PublishError{Outcomes: outcomes}
+}
+
+// publish stores one event, or says why not.
+func (t *Transport) publish(ctx context.Context, m *transport.Message) transport.Outcome {
+	if err := t.checkEvent(m); err != nil {
+		return refuse(err)
+	}
+	e := &entry{}
+	t.carry(&e.msg, m)
+	var wait time.Duration
+	if !m.DeliverAt.IsZero() {
+		wait = time.Until(m.DeliverAt)
+	}
+
+	var woken [8]*waiter
+	t.mu.Lock()
+	now := t.now()
+	o, ok := t.admit(ctx, e, &now)
+	if !ok {
+		t.mu.Unlock()
+		return o
+	}
+	t.dedup.remember(&e.msg, now)
+	t.log.reserve()
+	ws := woken[:0]
+	if wait > 0 {
+		t.scheduled.add(now+wait, e)
+		t.due.setFor(now+wait, now)
+	} else {
+		t.log.append(e, now)
+		ws = t.route(e, ws)
+	}
+	lapses := t.lapses
+	t.lapses = 0
+	t.mu.Unlock()
+	for _, w := range ws {
+		w.signal()
+	}
+	if lapses > 0 {
+		t.warnLapses(ctx, m.To.Name, lapses)
+	}
+	return o
+}
+
+func (t *Transport) checkEvent(m *transport.Message) error {
+	if m == nil {
+		return fmt.Errorf("nil message: %w", transport.ErrInvalid)
+	}
+	if err := checkName(m.To.Name); err != nil {
+		return err
+	}
+	if m.To.Group != "" {
+		if err := checkGroup(m.To.Group); err != nil {
+			return err
+		}
+	}
+	return t.checkBody(m)
+}
+
+// admit waits until there is room for e. It is false if e is not to be stored,
+// with the outcome.
+func (t *Transport) admit(ctx context.Context, e *entry, now *time.Duration) (o transport.Outcome, ok bool) {
+	for {
+		switch {
+		case t.closed:
+			return refuse(transport.ErrClosed), false
+		case t.dedup.known(&e.msg, *now):
+			return transport.Outcome{Status: transport.Duplicate}, false
+		case t.log.room():
+			return transport.Outcome{Status: transport.Stored}, true
+		case ctx.Err() != nil:
+			return refuse(&transport.BacklogError{Group: t.slowest(), Limit: t.log.limit}), false
+		}
+		t.blocked.wait(ctx, &t.mu, nil)
+		*now = t.now()
+	}
+}
+
+// slowest is the group that is furthest behind.
+func (t *Transport) slowest() string {
+	group, most := "", 0
+	for _, tp := range t.topics {
+		for _, q := range tp.groups {
+			if q.unsettled > most {
+				group, most = q.group, q.unsettled
+			}
+		}
+	}
+	return group
+}
+
+// deliverDue appends the delayed events whose time has come.
+func (t *Transport) deliverDue() {
+	t.mu.Lock()
+	t.due.set = false
+	if t.closed {
+		t.mu.Unlock()
+		return
+	}
+	now := t.now()
+	var ws []*waiter
+	for e, ok := t.scheduled.take(now); ok; e, ok = t.scheduled.take(now) {
+		t.log.append(e, now)
+		ws = t.route(e, ws)
+	}
+	if at, ok := t.scheduled.first(); ok {
+		t.due.setFor(at, now)
+	}
+	lapses := t.lapses
+	t.lapses = 0
+	t.mu.Unlock()
+	for _, w := range ws {
+		w.signal()
+	}
+	if lapses > 0 {
+		t.warnLapses(context.Background(), "", lapses)
+	}
+}
+
+func (t *Transport) warnLapses(ctx context.Context, name string, readers int) {
+	t.cfg.Logger.WarnContext(ctx, "private readers too slow, dropping their oldest events",
+		"name", name, "readers", readers, "limit", t.cfg.MaxPrivate)
+}

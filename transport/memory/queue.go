@@ -1,0 +1,203 @@
+package memory
+
+import (
+	"time"
+
+	"github.com/jitney-bus/jitney/transport"
+)
+
+// queue is one group's, or one private reader's, view of one event name: what
+// is to be delivered, what is out, and what waits to come again. The
+// transport's lock guards it.
+type queue struct {
+	t      *Transport
+	group  string // "" is a private reader
+	joined bool   // the group has been subscribed
+	closed bool   // the private reader has
+
+	fresh   ring[copied]  // not delivered yet
+	again   ring[copied]  // to be delivered again, before fresh ones
+	waiting waitList      // goroutines in Next
+	delayed later[copied] // nak'd, until their time
+	out     leases        // delivered and unsettled; of a group
+	alarm   alarm         // for out and delayed
+
+	unsettled  int // events of a group
+	maxPending int // of out
+	dropping   bool
+}
+
+// copied is an event with the number of its next delivery.
+type copied struct {
+	e *entry
+	n int
+}
+
+func newQueue(t *Transport, group string) *queue {
+	q := &queue{t: t, group: group}
+	q.alarm = alarm{t: t, ring: q.tick}
+	return q
+}
+
+// add gives a new event to q. It appends whom to wake to ws.
+func (q *queue) add(e *entry, ws []*waiter) []*waiter {
+	if q.group != "" {
+		e.refs++
+		q.unsettled++
+	} else if q.fresh.n+q.again.n+q.delayed.len() >= q.t.cfg.MaxPrivate {
+		q.drop()
+	}
+	q.fresh.push(copied{e, 1})
+	return q.wake(ws)
+}
+
+// drop makes room in a private reader's queue.
+func (q *queue) drop() {
+	switch {
+	case q.fresh.n > 0:
+		q.fresh.pop()
+	case q.again.n > 0:
+		q.again.pop()
+	default:
+		q.delayed.take(1<<63 - 1)
+	}
+	q.t.dropped++
+	if !q.dropping {
+		q.dropping = true
+		q.t.lapses++
+	}
+}
+
+// ready reports whether Next has something to return.
+func (q *queue) ready() bool {
+	return q.fresh.n+q.again.n > 0 && (q.group == "" || q.out.n < q.maxPending)
+}
+
+// wake takes one waiter, if there is one and something to return.
+func (q *queue) wake(ws []*waiter) []*waiter {
+	if q.waiting.head != nil && q.ready() {
+		ws = append(ws, q.waiting.take())
+	}
+	return ws
+}
+
+// next takes what is to be delivered next; there must be something.
+func (q *queue) next() copied {
+	if q.again.n > 0 {
+		return q.again.pop()
+	}
+	c := q.fresh.pop()
+	if q.fresh.n == 0 {
+		q.dropping = false
+	}
+	return c
+}
+
+// lease notes that d is out.
+func (q *queue) lease(d *delivery, now time.Duration) {
+	d.leased(now)
+	q.out.add(d)
+	q.alarm.setFor(d.expires, now)
+}
+
+// settled ends an event for q. It appends whom to wake to ws.
+func (q *queue) settled(e *entry, ws []*waiter) []*waiter {
+	if q.group == "" {
+		return ws
+	}
+	q.unsettled--
+	if e.refs--; e.refs > 0 {
+		return ws
+	}
+	q.t.log.settle(e)
+	if w := q.t.blocked.take(); w != nil {
+		ws = append(ws, w)
+	}
+	return ws
+}
+
+// delay makes an event come again after a while.
+func (q *queue) delay(c copied, after time.Duration) error {
+	if q.group == "" && q.delayed.len() >= q.t.cfg.MaxPrivate {
+		return &transport.BacklogError{Limit: q.t.cfg.MaxPrivate}
+	}
+	now := q.t.now()
+	q.delayed.add(now+after, c)
+	q.alarm.setFor(now+after, now)
+	return nil
+}
+
+// tick moves what is due: leases that ran out, and delays that are over.
+func (q *queue) tick() {
+	t := q.t
+	t.mu.Lock()
+	q.alarm.set = false
+	if t.closed {
+		t.mu.Unlock()
+		return
+	}
+	now := t.now()
+	var ws []*waiter
+	for d := q.out.head; d != nil && d.expires <= now; d = q.out.head {
+		q.out.remove(d)
+		d.state = lost
+		q.again.push(copied{d.e, d.n + 1})
+		d.e = nil
+		ws = q.wake(ws)
+	}
+	for c, ok := q.delayed.take(now); ok; c, ok = q.delayed.take(now) {
+		q.again.push(c)
+		ws = q.wake(ws)
+	}
+	if q.out.head != nil {
+		q.alarm.setFor(q.out.head.expires, now)
+	}
+	if at, ok := q.delayed.first(); ok {
+		q.alarm.setFor(at, now)
+	}
+	t.mu.Unlock()
+	for _, w := range ws {
+		w.signal()
+	}
+}
+
+// leases lists deliveries in order of expiry.
+type leases struct {
+	head, tail *delivery
+	n          int
+}
+
+// add puts d where it belongs: with one AckWait, at the end.
+func (l *leases) add(d *delivery) {
+	after := l.tail
+	for after != nil && after.expires > d.expires {
+		after = after.prev
+	}
+	d.prev = after
+	if after == nil {
+		d.next, l.head = l.head, d
+	} else {
+		d.next, after.next = after.next, d
+	}
+	if d.next == nil {
+		l.tail = d
+	} else {
+		d.next.prev = d
+	}
+	l.n++
+}
+
+func (l *leases) remove(d *delivery) {
+	if d.prev == nil {
+		l.head = d.next
+	} else {
+		d.prev.next = d.next
+	}
+	if d.next == nil {
+		l.tail = d.prev
+	} else {
+		d.next.prev = d.prev
+	}
+	d.prev, d.next = nil, nil
+	l.n--
+}

@@ -1,0 +1,137 @@
+package memory
+
+import (
+	"context"
+	"fmt"
+	"time"
+
+	"github.com/jitney-bus/jitney/transport"
+)
+
+// source is one reader of a queue; a private reader has its queue alone.
+type source struct {
+	t             *Transport
+	q             *queue
+	name, session string
+	ackWait       time.Duration
+	closed        bool
+}
+
+// Subscribe starts to read events. AckWait is the reader's own; MaxAckPending
+// is the group's, as its latest reader has it.
+func (t *Transport) Subscribe(ctx context.Context, s transport.Subscription) (transport.Source[transport.Delivery], error) {
+	if err := ctx.Err(); err != nil {
+		return nil, err
+	}
+	if err := checkName(s.Name); err != nil {
+		return nil, err
+	}
+	if s.Group != "" {
+		if err := checkGroup(s.Group); err != nil {
+			return nil, err
+		}
+		if s.Session != "" {
+			return nil, fmt.Errorf("group %q with session %q: a group reads all sessions: %w", s.Group, s.Session, transport.ErrInvalid)
+		}
+	}
+	if s.AckWait <= 0 {
+		s.AckWait = 30 * time.Second
+	}
+	if s.MaxAckPending <= 0 {
+		s.MaxAckPending = 10_000
+	}
+
+	src := &source{t: t, name: s.Name, session: s.Session, ackWait: s.AckWait}
+	t.mu.Lock()
+	if t.closed {
+		t.mu.Unlock()
+		return nil, transport.ErrClosed
+	}
+	var ws []*waiter
+	if s.Group == "" {
+		src.q = newQueue(t, "")
+		t.topic(s.Name).readPrivately(src.q, s.Session)
+	} else {
+		src.q = t.group(s.Name, s.Group)
+		if !src.q.joined {
+			t.join(s.Name, src.q, s.Start)
+		}
+		if s.MaxAckPending > src.q.maxPending {
+			ws = src.q.waiting.takeAll(nil) // more may go on
+		}
+		src.q.maxPending = s.MaxAckPending
+	}
+	t.mu.Unlock()
+	for _, w := range ws {
+		w.signal()
+	}
+	return src, nil
+}
+
+// Next returns the next event.
+func (s *source) Next(ctx context.Context) (transport.Delivery, error) {
+	if err := ctx.Err(); err != nil {
+		return nil, err
+	}
+	t, q := s.t, s.q
+	t.mu.Lock()
+	for {
+		if s.closed || t.closed {
+			t.mu.Unlock()
+			return nil, transport.ErrClosed
+		}
+		if q.ready() {
+			break
+		}
+		signalled := q.waiting.wait(ctx, &t.mu, s)
+		if err := ctx.Err(); err != nil && !s.closed && !t.closed {
+			var one [1]*waiter
+			ws := one[:0]
+			if signalled {
+				ws = q.wake(ws) // what it was for is somebody else's now
+			}
+			t.mu.Unlock()
+			for _, w := range ws {
+				w.signal()
+			}
+			return nil, err
+		}
+	}
+	c := q.next()
+	d := &delivery{q: q, e: c.e, n: c.n}
+	if q.group != "" {
+		d.ackWait = s.ackWait
+		q.lease(d, t.now())
+	}
+	t.mu.Unlock()
+	t.carry(&d.msg, &c.e.msg)
+	d.seq = c.e.seq
+	return d, nil
+}
+
+// Close ends the reader. What it has not returned is the group's; a private
+// reader's is gone.
+func (s *source) Close(context.Context) error {
+	t, q := s.t, s.q
+	t.mu.Lock()
+	if s.closed || t.closed {
+		s.closed = true
+		t.mu.Unlock()
+		return nil
+	}
+	s.closed = true
+	ws := q.waiting.takeAll(s)
+	if q.group == "" {
+		t.topics[s.name].forget(q, s.session)
+		q.alarm.stop()
+		q.closed = true
+		q.fresh, q.again, q.delayed = ring[copied]{}, ring[copied]{}, later[copied]{}
+	} else {
+		ws = q.wake(ws) // a signal on its way to one of ours was for the group
+	}
+	t.mu.Unlock()
+	for _, w := range ws {
+		w.signal()
+	}
+	return nil
+}
