@@ -1,0 +1,442 @@
+package nats
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"strconv"
+	"sync"
+	"time"
+
+	"github.com/nats-io/nats.go"
+	"github.com/nats-io/nats.go/jetstream"
+
+	"github.com/jitney-bus/jitney/transport"
+)
+
+const (
+	// pullExpiry is how long one pull request waits at the server.
+	pullExpiry = 30 * time.Second
+	// pullHeartbeat is how often the server says that a pull request still waits.
+	// Two missed ones mean that it was lost, as with a leader that was killed.
+	pullHeartbeat = 3 * time.Second
+	// floorInterval is how often the group's progress is noted, for a consumer
+	// that somebody deletes.
+	floorInterval = 30 * time.Second
+	// recoverTry bounds one attempt to make a broken consumer work again, and the
+	// waits lie between attempts.
+	recoverTry     = 5 * time.Second
+	recoverWait    = 250 * time.Millisecond
+	maxRecoverWait = 10 * time.Second
+)
+
+// puller reads one durable consumer for a groupReader: it keeps pull requests at
+// the server for as many messages as the reader has room for.
+type puller struct {
+	g        *groupReader
+	stream   string
+	consumer string
+	filter   string
+	limit    int  // how many may be buffered or asked for
+	retry    bool // of the retry stream
+
+	mu       sync.Mutex
+	sub      *nats.Subscription
+	inbox    string
+	drained  chan struct{} // closed when sub has handed over all that it was sent
+	asked    int           // messages asked for and not arrived
+	buffered int           // messages arrived and not taken by Next
+	heard    time.Time     // of the server, about this consumer
+	active   bool          // messages arrived since the floor was read
+	floor    uint64        // everything below was settled by the group
+	ackWait  time.Duration // the consumer's
+	broken   bool          // run makes it work again
+	kick     chan struct{} // wakes run
+}
+
+// open makes sure that the consumer is there and subscribes the inbox of its
+// messages.
+func (p *puller) open(ctx context.Context) error {
+	p.kick = make(chan struct{}, 1)
+	if err := p.ensure(ctx, p.g.start(p.retry)); err != nil {
+		return err
+	}
+	if err := p.subscribe(); err != nil {
+		return err
+	}
+	return settleSubscription(ctx, p.g.t.link, p.inbox)
+}
+
+func (p *puller) subscribe() error {
+	inbox := p.g.t.cfg.InboxPrefix + "." + newToken()
+	drained := make(chan struct{})
+	sub, err := p.g.t.link.conn().Subscribe(inbox, p.receive)
+	if err != nil {
+		return err
+	}
+	sub.SetClosedHandler(func(string) { close(drained) })
+	if err := sub.SetPendingLimits(-1, -1); err != nil { // the limit bounds them
+		return err
+	}
+	p.mu.Lock()
+	p.sub, p.inbox, p.drained, p.heard = sub, inbox, drained, time.Now()
+	p.mu.Unlock()
+	return nil
+}
+
+// onLink asks again for what the old connection had asked for.
+func (p *puller) onLink(ev linkEvent) {
+	if p.g.isClosed() {
+		return
+	}
+	if ev == linkNew {
+		if err := p.subscribe(); err != nil {
+			p.fix() // run tries again
+			return
+		}
+	}
+	p.mu.Lock()
+	p.asked, p.heard = 0, time.Now()
+	p.mu.Unlock()
+	p.pull()
+}
+
+// receive takes what the server sends: messages, and words about pull requests.
+func (p *puller) receive(in *nats.Msg) {
+	now := time.Now()
+	if in.Subject == p.inbox {
+		p.status(in, now)
+		return
+	}
+	d := &delivery{p: p, inbox: in.Reply, arrived: now, m: p.g.t.names.decode(in.Subject, in.Header, in.Data)}
+	d.lease.Store(now.Add(p.g.leaseFor).UnixNano())
+	md, err := in.Metadata()
+	if err != nil {
+		// Not from the stream: somebody wrote to our inbox. There is nothing to
+		// settle it with.
+		p.g.t.log.Warn("foreign message in a pull inbox dropped", "subject", in.Subject, "err", err)
+		return
+	}
+	d.stored, d.handed = md.Sequence.Stream, int(md.NumDelivered)
+	p.mu.Lock()
+	p.asked = max(p.asked-1, 0)
+	p.buffered++
+	p.heard, p.active = now, true
+	p.mu.Unlock()
+	p.g.push(d)
+	p.pull()
+}
+
+// status takes the server's word about a pull request.
+func (p *puller) status(in *nats.Msg, now time.Time) {
+	code := in.Header.Get("Status")
+	text := in.Header.Get("Description")
+	p.mu.Lock()
+	p.heard = now
+	switch code {
+	case "100": // it still waits
+		p.mu.Unlock()
+		return
+	case "404", "408": // it is over; so many messages did not come
+		if left, err := strconv.Atoi(in.Header.Get("Nats-Pending-Messages")); err == nil {
+			p.asked = max(p.asked-left, 0)
+		} else {
+			p.asked = 0
+		}
+		p.mu.Unlock()
+		p.pull()
+		return
+	}
+	p.asked = 0
+	p.mu.Unlock()
+	if !p.g.isClosed() {
+		p.g.t.log.Warn("the server ended a pull request", "consumer", p.consumer, "stream", p.stream, "status", code, "text", text)
+		p.fix()
+	}
+}
+
+// fix makes run look at the consumer.
+func (p *puller) fix() {
+	p.mu.Lock()
+	p.broken = true
+	p.mu.Unlock()
+	select {
+	case p.kick <- struct{}{}:
+	default:
+	}
+}
+
+// taken notes that Next took a message, and asks for more.
+func (p *puller) taken() {
+	p.mu.Lock()
+	p.buffered--
+	p.mu.Unlock()
+	p.pull()
+}
+
+// pull asks for more once half of the room is free.
+func (p *puller) pull() {
+	if p.g.isClosed() || p.g.isStale() {
+		return
+	}
+	p.mu.Lock()
+	n := p.limit - p.buffered - p.asked
+	if p.broken || n <= 0 || n < (p.limit+1)/2 {
+		p.mu.Unlock()
+		return
+	}
+	p.asked += n
+	inbox := p.inbox
+	p.mu.Unlock()
+	b := make([]byte, 0, 96)
+	b = append(b, `{"expires":`...)
+	b = strconv.AppendInt(b, int64(pullExpiry), 10)
+	b = append(b, `,"idle_heartbeat":`...)
+	b = strconv.AppendInt(b, int64(pullHeartbeat), 10)
+	b = append(b, `,"batch":`...)
+	b = strconv.AppendInt(b, int64(n), 10)
+	b = append(b, '}')
+	err := p.g.t.link.conn().PublishRequest("$JS.API.CONSUMER.MSG.NEXT."+p.stream+"."+p.consumer, inbox, b)
+	if err != nil {
+		p.mu.Lock()
+		p.asked = max(p.asked-n, 0) // run, or the link when it is back, asks again
+		p.mu.Unlock()
+	}
+}
+
+// run notices lost pull requests and makes a broken consumer work again.
+func (p *puller) run(ctx context.Context) {
+	tick := time.NewTimer(pullHeartbeat)
+	defer tick.Stop()
+	noted := time.Now()
+	for {
+		select {
+		case <-ctx.Done():
+			return
+		case <-p.kick:
+		case <-tick.C:
+		}
+		now := time.Now()
+		p.mu.Lock()
+		silent := p.asked > 0 && now.Sub(p.heard) > 2*pullHeartbeat
+		note := p.active && now.Sub(noted) >= floorInterval
+		broken := p.broken || silent
+		p.mu.Unlock()
+		switch {
+		case broken:
+			p.recover(ctx)
+		case note:
+			noted = now
+			p.noteFloor(ctx)
+		}
+		p.pull() // if a request was not sent
+		tick.Reset(pullHeartbeat)
+	}
+}
+
+// recover looks whether the consumer is there, makes it again if not, and asks
+// for messages anew. It goes on until that works or ctx ends; what keeps it from
+// working is told by Next.
+func (p *puller) recover(ctx context.Context) {
+	p.mu.Lock()
+	p.broken = true
+	p.mu.Unlock()
+	for wait := recoverWait; ; wait = min(2*wait, maxRecoverWait) {
+		if p.g.t.link.conn().IsConnected() {
+			try, cancel := context.WithTimeout(ctx, recoverTry)
+			err := p.restore(try)
+			cancel()
+			if err == nil {
+				break
+			}
+			if ctx.Err() != nil {
+				return
+			}
+			p.g.t.log.Error("a group cannot be read", "name", p.g.sub.Name, "group", p.g.sub.Group,
+				"stream", p.stream, "consumer", p.consumer, "err", err)
+			p.g.fail(mapError("read consumer "+p.consumer+" of stream "+p.stream, err))
+		}
+		if !sleep(ctx, wait) {
+			return
+		}
+	}
+	p.mu.Lock()
+	p.broken, p.asked, p.heard = false, 0, time.Now()
+	p.mu.Unlock()
+}
+
+func (p *puller) restore(ctx context.Context) error {
+	p.mu.Lock()
+	valid := p.sub.IsValid()
+	p.mu.Unlock()
+	if !valid {
+		if err := p.subscribe(); err != nil {
+			return err
+		}
+	}
+	start, err := p.resumeFrom(ctx)
+	if err != nil {
+		return err
+	}
+	return p.ensure(ctx, start)
+}
+
+// resumeFrom says where a consumer that somebody deleted goes on: where the group
+// was when that was last noted, so that what was not settled comes again.
+func (p *puller) resumeFrom(ctx context.Context) (start consumerStart, err error) {
+	if p.retry {
+		return consumerStart{policy: jetstream.DeliverAllPolicy}, nil
+	}
+	p.mu.Lock()
+	floor := p.floor
+	p.mu.Unlock()
+	err = p.g.t.calls.try(ctx, "look at stream "+p.stream, func(ctx context.Context, js jetstream.JetStream) error {
+		s, err := js.Stream(ctx, p.stream)
+		if err != nil {
+			return err
+		}
+		if last := s.CachedInfo().State.LastSeq; floor > last+1 {
+			floor = 0 // it is another stream than the one that was read
+		}
+		return nil
+	})
+	if floor == 0 {
+		return consumerStart{policy: jetstream.DeliverAllPolicy}, err
+	}
+	return consumerStart{policy: jetstream.DeliverByStartSequencePolicy, seq: floor}, err
+}
+
+// noteFloor remembers how far the group is.
+func (p *puller) noteFloor(ctx context.Context) {
+	try, cancel := context.WithTimeout(ctx, callLongest)
+	defer cancel()
+	c, err := p.g.t.link.jetStream().Consumer(try, p.stream, p.consumer)
+	switch {
+	case errors.Is(err, jetstream.ErrConsumerNotFound):
+		p.fix()
+	case err == nil:
+		p.mu.Lock()
+		p.floor, p.active = c.CachedInfo().AckFloor.Stream+1, false
+		p.mu.Unlock()
+	}
+}
+
+// drain ends the subscription and waits for what was sent before the server
+// heard of it.
+func (p *puller) drain(ctx context.Context) error {
+	p.mu.Lock()
+	sub, drained := p.sub, p.drained
+	p.mu.Unlock()
+	if sub.Drain() != nil {
+		return nil // the connection is gone, and what was sent with it
+	}
+	select {
+	case <-drained:
+		return nil
+	case <-ctx.Done():
+		return fmt.Errorf("drain: %w", ctx.Err())
+	}
+}
+
+// drop ends a subscription that was never used.
+func (p *puller) drop() {
+	if p.sub != nil {
+		_ = p.sub.Unsubscribe()
+	}
+}
+
+// consumerStart is where a new consumer begins.
+type consumerStart struct {
+	policy jetstream.DeliverPolicy
+	seq    uint64
+	since  time.Time
+}
+
+// start says where the group begins if it is new.
+func (g *groupReader) start(retry bool) consumerStart {
+	switch {
+	case retry || g.sub.Start.All:
+		return consumerStart{policy: jetstream.DeliverAllPolicy}
+	case !g.sub.Start.Since.IsZero():
+		return consumerStart{policy: jetstream.DeliverByStartTimePolicy, since: g.sub.Start.Since}
+	}
+	return consumerStart{policy: jetstream.DeliverNewPolicy}
+}
+
+// ensure makes the consumer or checks the one that is there.
+func (p *puller) ensure(ctx context.Context, start consumerStart) error {
+	want := jetstream.ConsumerConfig{
+		Durable: p.consumer, FilterSubject: p.filter, AckPolicy: jetstream.AckExplicitPolicy,
+		AckWait: p.g.sub.AckWait, MaxAckPending: p.g.sub.MaxAckPending, MaxDeliver: -1,
+		DeliverPolicy: start.policy, OptStartSeq: start.seq,
+		Metadata: map[string]string{schemaKey: strconv.Itoa(schemaVersion)},
+	}
+	if !start.since.IsZero() {
+		want.OptStartTime = &start.since
+	}
+	doing := "consumer " + p.consumer + " of stream " + p.stream
+	return p.g.t.calls.try(ctx, doing, func(ctx context.Context, js jetstream.JetStream) error {
+		c, err := js.Consumer(ctx, p.stream, p.consumer)
+		if errors.Is(err, jetstream.ErrConsumerNotFound) {
+			if p.g.t.cfg.BindOnly {
+				return fmt.Errorf("%w: it does not exist, and BindOnly creates nothing", transport.ErrConfig)
+			}
+			p.g.t.log.Info("new consumer", "stream", p.stream, "consumer", p.consumer)
+			if c, err = js.CreateConsumer(ctx, p.stream, want); isConsumerThere(err) {
+				c, err = js.Consumer(ctx, p.stream, p.consumer) // another process was first
+			}
+		}
+		if errors.Is(err, jetstream.ErrNotPullConsumer) {
+			return fmt.Errorf("%w: it is a push consumer, wanted a pull consumer", transport.ErrConfig)
+		}
+		if err != nil {
+			return err
+		}
+		return p.adopt(ctx, js, c.CachedInfo(), want)
+	})
+}
+
+// adopt checks a consumer that is there, updates what may be, and takes over what
+// it says.
+func (p *puller) adopt(ctx context.Context, js jetstream.JetStream, info *jetstream.ConsumerInfo, want jetstream.ConsumerConfig) error {
+	next, diff := planConsumer(info.Config, want)
+	if diff != "" {
+		return fmt.Errorf("%w: %s; use another group, or delete the consumer if its position may be lost", transport.ErrConfig, diff)
+	}
+	if next != nil && !p.g.t.cfg.BindOnly {
+		if _, err := js.UpdateConsumer(ctx, p.stream, *next); err != nil {
+			return err
+		}
+		info.Config = *next
+	}
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.floor, p.ackWait = info.AckFloor.Stream+1, info.Config.AckWait
+	return nil
+}
+
+// planConsumer compares a consumer with what is wanted. diff is what cannot be
+// changed; next is the update to make, if any. AckWait only grows: a process with
+// a shorter one has shorter leases, which is safe, while the others' would become
+// wrong.
+func planConsumer(have, want jetstream.ConsumerConfig) (next *jetstream.ConsumerConfig, diff string) {
+	switch {
+	case have.FilterSubject != want.FilterSubject || len(have.FilterSubjects) > 0:
+		return nil, fmt.Sprintf("FilterSubject is %q %q, wanted %q", have.FilterSubject, have.FilterSubjects, want.FilterSubject)
+	case have.AckPolicy != want.AckPolicy:
+		return nil, fmt.Sprintf("AckPolicy is %v, wanted %v", have.AckPolicy, want.AckPolicy)
+	}
+	n := have
+	n.AckWait = max(have.AckWait, want.AckWait)
+	n.MaxAckPending, n.MaxDeliver, n.BackOff = want.MaxAckPending, want.MaxDeliver, nil
+	if n.AckWait == have.AckWait && n.MaxAckPending == have.MaxAckPending && n.MaxDeliver == have.MaxDeliver && len(have.BackOff) == 0 {
+		return nil, ""
+	}
+	return &n, ""
+}
+
+func isConsumerThere(err error) bool {
+	var api *jetstream.APIError
+	return errors.Is(err, jetstream.ErrConsumerExists) || errors.As(err, &api) &&
+		(api.ErrorCode == jetstream.JSErrCodeConsumerNameExists || api.ErrorCode == jetstream.JSErrCodeConsumerAlreadyExists)
+}

@@ -1,0 +1,99 @@
+package nats
+
+import (
+	"context"
+	"fmt"
+	"time"
+
+	"github.com/nats-io/nats.go"
+
+	"github.com/jitney-bus/jitney/transport"
+)
+
+// noHandlerWaits are the waits between the tries of a request that nobody
+// serves: in a cluster the word of a new handler takes a moment to spread.
+var noHandlerWaits = [...]time.Duration{20 * time.Millisecond, 50 * time.Millisecond, 100 * time.Millisecond}
+
+// The values of hdrStatus, with which a server says that it ran nothing.
+const (
+	statusBusy     = "busy"
+	statusStopping = "stopping"
+)
+
+// Request implements transport.Transport. Nothing is sent while the connection
+// is down, so that no request runs after its caller gave up.
+func (t *Transport) Request(ctx context.Context, m *transport.Message) (*transport.Message, error) {
+	if err := t.usable(ctx); err != nil {
+		return nil, err
+	}
+	if m == nil {
+		return nil, fmt.Errorf("request: %w message: it is nil", transport.ErrInvalid)
+	}
+	reply, err := t.request(ctx, m)
+	if err != nil {
+		return nil, mapError(fmt.Sprintf("request %q", m.To.Name), err)
+	}
+	return reply, nil
+}
+
+func (t *Transport) request(ctx context.Context, m *transport.Message) (*transport.Message, error) {
+	if m.To.Group != "" {
+		return nil, fmt.Errorf("%w address: a command has no group", transport.ErrInvalid)
+	}
+	if m.Value != nil {
+		return nil, fmt.Errorf("%w message: it has a Value, and only bodies are carried", transport.ErrInvalid)
+	}
+	if limit := t.maxBody(); len(m.Body) > limit {
+		return nil, &transport.SizeError{Size: len(m.Body), Limit: limit}
+	}
+	subject, err := t.names.command(m.To)
+	if err != nil {
+		return nil, err
+	}
+	_, token, _, _ := t.names.split(subject)
+	h, err := encode(m, token, true)
+	if err != nil {
+		return nil, err
+	}
+	deadline, limited := ctx.Deadline()
+	out := nats.Msg{Subject: subject, Header: h, Data: m.Body}
+	for try := 0; ; try++ {
+		if limited {
+			h[hdrTimeout] = []string{encodeTimeout(max(time.Until(deadline), 1))}
+		}
+		in, sent, err := t.win.ask(ctx, &out)
+		switch {
+		case err != nil && !sent && !isTransport(err):
+			return nil, fmt.Errorf("not sent: %w: %w", transport.ErrUnavailable, err)
+		case err != nil:
+			return nil, err
+		case !noResponders(in):
+			return answered(in)
+		case try == len(noHandlerWaits):
+			return nil, transport.ErrNoHandler
+		}
+		if !sleep(ctx, noHandlerWaits[try]) {
+			// Nothing ran, but the caller is gone; say what is known.
+			return nil, fmt.Errorf("%w: %w", transport.ErrNoHandler, ctx.Err())
+		}
+	}
+}
+
+// answered turns the reply of a server into a message or into its refusal.
+func answered(in *nats.Msg) (*transport.Message, error) {
+	if len(in.Header) > 0 {
+		if s := in.Header[hdrStatus]; len(s) == 1 {
+			switch s[0] {
+			case statusBusy:
+				return nil, transport.ErrBusy
+			case statusStopping:
+				return nil, transport.ErrStopping
+			}
+		}
+	}
+	m := decodeReply(in.Header, in.Data)
+	if m.Malformed != nil {
+		return nil, fmt.Errorf("reply: %w", m.Malformed)
+	}
+	return m, nil
+}

@@ -1,0 +1,307 @@
+package nats
+
+import (
+	"context"
+	"errors"
+	"strconv"
+	"sync"
+	"time"
+
+	"github.com/nats-io/nats.go"
+
+	"github.com/jitney-bus/jitney/transport"
+)
+
+// window matches replies with what waits for them: publishes that wait for the
+// stream's answer, requests, and confirmed acknowledgements. All share one
+// wildcard subscription on an inbox; a number in the reply subject says whose
+// reply it is. That is cheaper than a future per message, and it leaves what a
+// lost connection means to each waiter instead of failing them all.
+type window struct {
+	link   *link
+	prefix string // of reply subjects, with the last dot
+
+	slots chan struct{} // taken by each publish that is on its way
+	wake  chan struct{} // starts the sweeper
+	quit  chan struct{}
+	done  sync.WaitGroup
+
+	mu      sync.Mutex
+	last    uint64
+	waiting map[uint64]waiter
+	lanes   map[string][]*publication // publishes behind the one on its way, by key
+	active  bool                      // the sweeper runs
+	closed  bool
+	sub     *nats.Subscription
+}
+
+// waiter is what waits for a reply.
+type waiter interface {
+	// reply takes a reply. It is called without the window's lock, and may be
+	// called again with another reply unless it stops waiting.
+	reply(m *nats.Msg)
+	// denied says that the server refuses the subject, if it is the waiter's.
+	denied(subject string, err error)
+}
+
+const (
+	// windowSize is how many publishes are on their way at once. More gain
+	// nothing: the stream takes them one by one.
+	windowSize = 1024
+	// sweepInterval is how often publishes without an answer are looked at.
+	sweepInterval = 50 * time.Millisecond
+	// sweepLinger is how long the sweeper looks on when there are none.
+	sweepLinger = time.Second
+)
+
+// newWindow subscribes the inbox. It is live when it returns.
+func newWindow(ctx context.Context, l *link, inboxPrefix string) (*window, error) {
+	w := &window{
+		link: l, prefix: inboxPrefix + "." + newToken() + ".",
+		slots: make(chan struct{}, windowSize), wake: make(chan struct{}, 1), quit: make(chan struct{}),
+		waiting: map[uint64]waiter{}, lanes: map[string][]*publication{},
+	}
+	if err := w.subscribe(); err != nil {
+		return nil, mapError("subscribe the reply inbox", err)
+	}
+	if err := settleSubscription(ctx, l, w.prefix+"*"); err != nil {
+		return nil, mapError("subscribe the reply inbox", err)
+	}
+	l.onEvent(w.onLink)
+	l.onDenied(w.deny)
+	w.done.Go(w.sweep)
+	return w, nil
+}
+
+func (w *window) subscribe() error {
+	sub, err := w.link.conn().Subscribe(w.prefix+"*", w.receive)
+	if err != nil {
+		return err
+	}
+	// A reply that is dropped is a request that times out: bound bytes, not
+	// the number.
+	if err := sub.SetPendingLimits(-1, 256<<20); err != nil {
+		return err
+	}
+	w.mu.Lock()
+	w.sub = sub
+	w.mu.Unlock()
+	return nil
+}
+
+// onLink subscribes again on a new connection, and tries every publish again
+// whose answer may have been lost with the old.
+func (w *window) onLink(ev linkEvent) {
+	if ev == linkNew {
+		if err := w.subscribe(); err != nil && !errors.Is(err, nats.ErrConnectionClosed) {
+			w.link.log.Error("cannot subscribe the reply inbox", "err", err)
+		}
+	}
+	now := time.Now()
+	w.mu.Lock()
+	for _, x := range w.waiting {
+		if p, ok := x.(*publication); ok {
+			p.next = now
+		}
+	}
+	w.mu.Unlock()
+}
+
+// add registers x and returns its number and reply subject.
+func (w *window) add(x waiter) (uint64, string, error) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	if w.closed {
+		return 0, "", transport.ErrClosed
+	}
+	w.last++
+	w.waiting[w.last] = x
+	return w.last, w.replySubject(w.last), nil
+}
+
+func (w *window) replySubject(n uint64) string {
+	b := make([]byte, 0, len(w.prefix)+13)
+	b = append(b, w.prefix...)
+	return string(strconv.AppendUint(b, n, 36))
+}
+
+func (w *window) remove(n uint64) {
+	w.mu.Lock()
+	delete(w.waiting, n)
+	w.mu.Unlock()
+}
+
+func (w *window) receive(m *nats.Msg) {
+	n, err := strconv.ParseUint(m.Subject[len(w.prefix):], 36, 64)
+	if err != nil {
+		return
+	}
+	w.mu.Lock()
+	x := w.waiting[n]
+	w.mu.Unlock()
+	if x != nil {
+		x.reply(m)
+	}
+}
+
+// deny tells the waiters of a subject that the server refuses it.
+func (w *window) deny(subject string, err error) {
+	w.mu.Lock()
+	all := make([]waiter, 0, len(w.waiting))
+	for _, x := range w.waiting {
+		all = append(all, x)
+	}
+	w.mu.Unlock()
+	for _, x := range all {
+		x.denied(subject, err)
+	}
+}
+
+// sweep sends publishes again that have waited long enough. It sleeps while
+// there are none.
+func (w *window) sweep() {
+	tick := time.NewTimer(time.Hour)
+	defer tick.Stop()
+	idle := time.Duration(0)
+	for {
+		tick.Reset(sweepInterval)
+		if idle >= sweepLinger {
+			tick.Stop()
+		}
+		select {
+		case <-w.quit:
+			return
+		case <-w.wake:
+			idle = 0
+			continue
+		case <-tick.C:
+		}
+		idle += sweepInterval
+		due, some := w.due(time.Now(), idle >= sweepLinger)
+		if some {
+			idle = 0
+			w.pollDenied()
+		}
+		for _, r := range due {
+			w.resend(r)
+		}
+	}
+}
+
+// pollDenied finds a refused subject of a caller's connection, whose error
+// handler is not ours.
+func (w *window) pollDenied() {
+	if w.link.owned {
+		return
+	}
+	err := w.link.conn().LastError()
+	if err == nil {
+		return
+	}
+	if subject, publish, ok := deniedSubject(err); ok && publish {
+		w.deny(subject, err)
+	}
+}
+
+// close fails everything that waits.
+func (w *window) close() {
+	w.mu.Lock()
+	if w.closed {
+		w.mu.Unlock()
+		return
+	}
+	w.closed = true
+	sub := w.sub
+	w.mu.Unlock()
+	close(w.quit)
+	w.done.Wait()
+	if sub != nil && sub.IsValid() {
+		_ = sub.Unsubscribe() // the connection may be gone, and the subscription with it
+	}
+}
+
+// ask sends a message and waits for one reply. sent says whether the message
+// may have reached the server.
+func (w *window) ask(ctx context.Context, m *nats.Msg) (reply *nats.Msg, sent bool, err error) {
+	q := &question{subject: m.Subject, c: make(chan answer, 1)}
+	n, inbox, err := w.add(q)
+	if err != nil {
+		return nil, false, err
+	}
+	defer w.remove(n)
+	m.Reply = inbox
+	if err := w.link.conn().PublishMsg(m); err != nil {
+		return nil, false, err
+	}
+	var poll <-chan time.Time
+	if !w.link.owned {
+		t := time.NewTicker(firstTry)
+		defer t.Stop()
+		poll = t.C
+	}
+	for {
+		select {
+		case a := <-q.c:
+			return a.m, true, a.err
+		case <-ctx.Done():
+			return nil, true, ctx.Err()
+		case <-w.quit:
+			return nil, true, transport.ErrClosed
+		case <-poll:
+			w.pollDenied()
+		}
+	}
+}
+
+// question is a waiter that takes one reply.
+type question struct {
+	subject string
+	c       chan answer
+}
+
+type answer struct {
+	m   *nats.Msg
+	err error
+}
+
+func (q *question) reply(m *nats.Msg) { q.put(answer{m: m}) }
+
+func (q *question) denied(subject string, err error) {
+	if subject == q.subject {
+		q.put(answer{err: err})
+	}
+}
+
+func (q *question) put(a answer) {
+	select {
+	case q.c <- a:
+	default: // it has one
+	}
+}
+
+// noResponders says whether a reply is the server's word that nobody listens.
+func noResponders(m *nats.Msg) bool {
+	if len(m.Data) > 0 || len(m.Header) == 0 {
+		return false
+	}
+	v := m.Header["Status"]
+	return len(v) == 1 && v[0] == "503"
+}
+
+// settleSubscription waits until the server has seen the subscriptions made so
+// far, and reports it if it refused the one to subject.
+func settleSubscription(ctx context.Context, l *link, subject string) error {
+	ctx, cancel := context.WithTimeout(ctx, flushDeadline)
+	defer cancel()
+	nc := l.conn()
+	if err := nc.FlushWithContext(ctx); err != nil {
+		return err
+	}
+	// The refusal comes before the answer to the flush.
+	if err := nc.LastError(); err != nil {
+		if s, publish, ok := deniedSubject(err); ok && !publish && s == subject {
+			return err
+		}
+	}
+	return nil
+}
