@@ -144,10 +144,10 @@ func (r *reader) close(ctx context.Context) []string {
 	}
 	// A run that ended meanwhile may have put its event aside.
 	r.releaseHeld(ctx)
+	r.keep.close()
 	if !ended {
 		return r.running()
 	}
-	r.keep.close()
 	return nil
 }
 
