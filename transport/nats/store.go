@@ -3,7 +3,6 @@ package nats
 import (
 	"context"
 	"crypto/rand"
-	"encoding/json"
 	"errors"
 	"fmt"
 	"strconv"
@@ -209,7 +208,7 @@ func (s *store) read(ctx context.Context, doing, key string) (cur stored, err er
 }
 
 func (s *store) readOnce(ctx context.Context, js jetstream.JetStream, key string) (stored, error) {
-	m, err := lastFromLeader(ctx, js, s.stream, s.subject(key))
+	m, err := fromLeader(ctx, js, s.stream, msgRequest{LastFor: s.subject(key)})
 	if err != nil {
 		return stored{}, err
 	}
@@ -226,41 +225,6 @@ func (s *store) readOnce(ctx context.Context, js jetstream.JetStream, key string
 func isMarker(h nats.Header) bool {
 	op := h.Get(hdrOperation)
 	return op == operationDel || op == operationPurge || h.Get(jetstream.MarkerReasonHeader) != ""
-}
-
-// lastFromLeader reads the last message of a subject, as the stream's leader has
-// it.
-func lastFromLeader(ctx context.Context, js jetstream.JetStream, stream, subject string) (*jetstream.RawStreamMsg, error) {
-	req, err := json.Marshal(map[string]string{"last_by_subj": subject})
-	if err != nil {
-		return nil, err
-	}
-	resp, err := js.Conn().RequestWithContext(ctx, apiPrefix(js)+"STREAM.MSG.GET."+stream, req)
-	if err != nil {
-		return nil, err
-	}
-	var got struct {
-		Error   *jetstream.APIError `json:"error"`
-		Message struct {
-			Seq  uint64    `json:"seq"`
-			Hdrs []byte    `json:"hdrs"`
-			Data []byte    `json:"data"`
-			Time time.Time `json:"time"`
-		} `json:"message"`
-	}
-	if err := json.Unmarshal(resp.Data, &got); err != nil {
-		return nil, fmt.Errorf("answer of the server: %w", err)
-	}
-	if got.Error != nil {
-		return nil, got.Error
-	}
-	m := &jetstream.RawStreamMsg{Subject: subject, Sequence: got.Message.Seq, Data: got.Message.Data, Time: got.Message.Time}
-	if len(got.Message.Hdrs) > 0 {
-		if m.Header, err = nats.DecodeHeadersMsg(got.Message.Hdrs); err != nil {
-			return nil, fmt.Errorf("message %d of %s: %w", m.Sequence, stream, err)
-		}
-	}
-	return m, nil
 }
 
 func (s *store) subject(key string) string { return "$KV." + s.bucket + "." + key }

@@ -91,7 +91,7 @@ func (t *Transport) Subscribe(ctx context.Context, s transport.Subscription) (tr
 	var src transport.Source[transport.Delivery]
 	var err error
 	if s.Group == "" {
-		err = fmt.Errorf("%w", transport.ErrInvalid)
+		src, err = newLiveReader(ctx, t, s)
 	} else {
 		src, err = newGroupReader(ctx, t, s)
 	}

@@ -1,0 +1,140 @@
+package nats
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"strconv"
+
+	"github.com/nats-io/nats.go"
+	"github.com/nats-io/nats.go/jetstream"
+)
+
+// Headers that the server adds to what it republishes and to what it reads out
+// of a stream. A publisher can have set them as well; the server's come last.
+const (
+	hdrStream       = "Nats-Stream"
+	hdrSubject      = "Nats-Subject"
+	hdrSequence     = "Nats-Sequence"
+	hdrLastSequence = "Nats-Last-Sequence"
+)
+
+// errMalformedAnswer is an answer of the server that this driver cannot read.
+var errMalformedAnswer = errors.New("the server's answer is malformed")
+
+// lastHeader returns the last value of a header.
+func lastHeader(h nats.Header, key string) string {
+	v := h[key]
+	if len(v) == 0 {
+		return ""
+	}
+	return v[len(v)-1]
+}
+
+// sequenceOf reads a header that holds a sequence.
+func sequenceOf(h nats.Header, key string) (uint64, error) {
+	seq, err := strconv.ParseUint(lastHeader(h, key), 10, 64)
+	if err != nil {
+		return 0, fmt.Errorf("header %s: %w", key, err)
+	}
+	return seq, nil
+}
+
+// msgRequest asks a stream for messages: the one at Seq, the last of LastFor, or
+// the next of NextFor from Seq on.
+type msgRequest struct {
+	Seq      uint64 `json:"seq,omitempty"`
+	LastFor  string `json:"last_by_subj,omitempty"`
+	NextFor  string `json:"next_by_subj,omitempty"`
+	Batch    int    `json:"batch,omitempty"`
+	MaxBytes int    `json:"max_bytes,omitempty"`
+}
+
+// fromLeader reads one message from the stream's leader, which has everything
+// that was acknowledged. A jetstream.APIError says that there is none.
+func fromLeader(ctx context.Context, js jetstream.JetStream, stream string, req msgRequest) (*jetstream.RawStreamMsg, error) {
+	body, err := json.Marshal(req)
+	if err != nil {
+		return nil, err
+	}
+	resp, err := js.Conn().RequestWithContext(ctx, apiPrefix(js)+"STREAM.MSG.GET."+stream, body)
+	if err != nil {
+		return nil, err
+	}
+	var got struct {
+		Error   *jetstream.APIError `json:"error"`
+		Message struct {
+			Subject string `json:"subject"`
+			Seq     uint64 `json:"seq"`
+			Hdrs    []byte `json:"hdrs"`
+			Data    []byte `json:"data"`
+		} `json:"message"`
+	}
+	if err := json.Unmarshal(resp.Data, &got); err != nil {
+		return nil, fmt.Errorf("%w: %w", errMalformedAnswer, err)
+	}
+	if got.Error != nil {
+		return nil, got.Error
+	}
+	m := &jetstream.RawStreamMsg{Subject: got.Message.Subject, Sequence: got.Message.Seq, Data: got.Message.Data}
+	if len(got.Message.Hdrs) > 0 {
+		if m.Header, err = nats.DecodeHeadersMsg(got.Message.Hdrs); err != nil {
+			return nil, fmt.Errorf("message %d of %s: %w", m.Sequence, stream, err)
+		}
+	}
+	return m, nil
+}
+
+// isNoMessage says whether fromLeader found nothing.
+func isNoMessage(err error) bool {
+	var api *jetstream.APIError
+	return errors.As(err, &api) && api.ErrorCode == jetstream.JSErrCodeMessageNotFound
+}
+
+// fromReplica reads up to req.Batch messages in order from any replica of the
+// stream, which may lag behind the leader but leaves nothing out in between.
+func fromReplica(ctx context.Context, js jetstream.JetStream, stream string, req msgRequest) ([]*jetstream.RawStreamMsg, error) {
+	body, err := json.Marshal(req)
+	if err != nil {
+		return nil, err
+	}
+	nc := js.Conn()
+	answers := make(chan *nats.Msg, req.Batch+1)
+	sub, err := nc.ChanSubscribe(nc.NewInbox(), answers)
+	if err != nil {
+		return nil, err
+	}
+	defer sub.Unsubscribe()
+	err = nc.PublishMsg(&nats.Msg{Subject: apiPrefix(js) + "DIRECT.GET." + stream, Reply: sub.Subject, Data: body})
+	if err != nil {
+		return nil, err
+	}
+	var all []*jetstream.RawStreamMsg
+	for {
+		var m *nats.Msg
+		select {
+		case m = <-answers:
+		case <-ctx.Done():
+			return nil, ctx.Err()
+		}
+		if status := m.Header.Get("Status"); len(m.Data) == 0 && status != "" {
+			switch status {
+			case "204": // the end of the batch
+				return all, nil
+			case "404": // nothing there
+				return nil, nil
+			case "503":
+				return nil, nats.ErrNoResponders
+			}
+			return nil, fmt.Errorf("%w: status %s %s", errMalformedAnswer, status, m.Header.Get("Description"))
+		}
+		seq, err := sequenceOf(m.Header, hdrSequence)
+		if err != nil {
+			return nil, fmt.Errorf("%w: %w", errMalformedAnswer, err)
+		}
+		all = append(all, &jetstream.RawStreamMsg{
+			Subject: lastHeader(m.Header, hdrSubject), Sequence: seq, Header: m.Header, Data: m.Data,
+		})
+	}
+}
