@@ -24,7 +24,8 @@
 // the call that it is passed to and nothing after it. A driver keeps no
 // reference to a message or a slice after the call that received it, and what
 // it hands out belongs to the receiver; the exception is a driver that
-// implements [InProcess], whose values are shared and read-only.
+// implements [InProcess]: the messages that it hands out, and their values, are
+// shared and read-only.
 package transport
 
 import (

@@ -235,8 +235,6 @@ func (r *request) Reply(_ context.Context, m *transport.Message) error {
 	}
 	r.replied = true
 	r.mu.Unlock()
-	reply := &transport.Message{}
-	r.t.carry(reply, m)
-	r.answer <- answer{msg: reply}
+	r.answer <- answer{msg: r.t.carried(m)}
 	return nil
 }

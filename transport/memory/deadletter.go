@@ -23,8 +23,7 @@ type deadLetters struct {
 
 func (s *deadLetters) copy(d *transport.DeadLetter) *transport.DeadLetter {
 	c := *d
-	c.Message = &transport.Message{}
-	s.t.carry(c.Message, d.Message)
+	c.Message = s.t.carried(d.Message)
 	return &c
 }
 

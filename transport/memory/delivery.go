@@ -9,7 +9,7 @@ import (
 
 // delivery is one copy of an event in a reader's hands.
 type delivery struct {
-	msg transport.Message
+	msg *transport.Message // the entry's own, without a codec
 	q   *queue
 	seq uint64
 	n   int
@@ -31,7 +31,7 @@ const (
 	lost
 )
 
-func (d *delivery) Message() *transport.Message { return &d.msg }
+func (d *delivery) Message() *transport.Message { return d.msg }
 func (d *delivery) Deliveries() int             { return d.n }
 func (d *delivery) Sequence() uint64            { return d.seq }
 

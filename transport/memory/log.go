@@ -8,20 +8,26 @@ import (
 
 // entry is one event of the log. Its message does not change.
 type entry struct {
-	msg  transport.Message
-	seq  uint64
-	at   time.Duration // when it was stored
-	refs int           // groups that have not settled it
+	msg   transport.Message
+	seq   uint64
+	at    time.Duration // when it was stored
+	refs  int           // groups that have not settled it
+	dedup bool
+	print fingerprint // with dedup
 
 	prev, next *entry // the log, in order of seq
 	settled    *entry // the next in order of settling
 	isSettled  bool   // it is in that list
+
+	first delivery // the first copy handed out, in the same piece of memory
+	taken bool     // first is
 }
 
 // log is the bounded list of events. An entry that no group is to settle is
 // history: it makes room when room is needed.
 type log struct {
 	limit      int
+	maxHistory int
 	seq        uint64
 	count      int // entries, and what is scheduled
 	history    int // entries without refs
@@ -35,20 +41,25 @@ func (l *log) room() bool { return l.count < l.limit || l.history > 0 }
 
 // reserve counts one more event, after making room for it if need be.
 func (l *log) reserve() {
-	for l.count >= l.limit {
-		e := l.oldest
-		l.oldest = e.settled
-		if l.oldest == nil {
-			l.newest = nil
-		}
-		e.settled, e.isSettled = nil, false
-		if e.refs == 0 { // not taken up again by a group that started late
-			l.remove(e)
-			l.history--
-			l.count--
-		}
+	for l.count >= l.limit || l.history > l.maxHistory {
+		l.forget()
 	}
 	l.count++
+}
+
+// forget drops the longest settled entry.
+func (l *log) forget() {
+	e := l.oldest
+	l.oldest = e.settled
+	if l.oldest == nil {
+		l.newest = nil
+	}
+	e.settled, e.isSettled = nil, false
+	if e.refs == 0 { // not taken up again by a group that started late
+		l.remove(e)
+		l.history--
+		l.count--
+	}
 }
 
 // append puts a reserved event at the end.

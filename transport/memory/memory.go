@@ -9,8 +9,9 @@
 //     ctx and then returns a *transport.BacklogError that names the group that
 //     is furthest behind. Delayed events count too.
 //  2. An event that no group is still to settle, be it that all did or that none
-//     was there, stays as history for groups that start at All or Since, until a
-//     new event needs its place; the longest settled goes first.
+//     was there, stays as history for groups that start at All or Since:
+//     [Config.MaxHistory] of them, fewer if the log is full. The longest settled
+//     goes first.
 //  3. Events of one publisher are stored, and first delivered, in the order
 //     published. An event that comes again comes before new ones.
 //  4. A private reader that falls behind by [Config.MaxPrivate] events loses its
@@ -20,8 +21,9 @@
 //     Subscription.Prefetch has no effect, and the lease begins at Next.
 //
 // Without [Config.Codec] Go values pass by reference: what is sent is read-only
-// from then on, for its sender and for every receiver. With a codec each message
-// is encoded and copied as if it crossed a network.
+// from then on, for its sender and for every receiver, and so is each message
+// that is handed out. With a codec each message is encoded and copied as if it
+// crossed a network.
 package memory
 
 import (
@@ -44,6 +46,10 @@ type Config struct {
 
 	// MaxEvents is how many events the log holds. Default 10,000.
 	MaxEvents int
+	// MaxHistory is how many events stay in the log that no group is to settle.
+	// Default 1,000. It holds their values in memory, and costs the garbage
+	// collector time.
+	MaxHistory int
 	// MaxPrivate is how many events wait for one private reader. Default 10,000.
 	MaxPrivate int
 	// MaxBody is the largest body in bytes; it has effect with Codec only, since
@@ -53,7 +59,7 @@ type Config struct {
 	// negative: not at all.
 	DedupWindow time.Duration
 	// MaxDedup is how many IDs are remembered: at a higher rate the window is
-	// shorter. Default 100,000.
+	// shorter. Default 32,768.
 	MaxDedup int
 
 	// MaxDeadLetters is how many dead letters are kept. Default 1,000.
@@ -71,9 +77,10 @@ func (c *Config) setDefaults() {
 		}
 	}
 	set(&c.MaxEvents, 10_000)
+	set(&c.MaxHistory, 1_000)
 	set(&c.MaxPrivate, 10_000)
 	set(&c.MaxBody, 1<<20-64<<10)
-	set(&c.MaxDedup, 100_000)
+	set(&c.MaxDedup, 32_768)
 	set(&c.MaxDeadLetters, 1_000)
 	if c.DedupWindow == 0 {
 		c.DedupWindow = 2 * time.Minute
@@ -117,7 +124,7 @@ var (
 func New(c Config) *Transport {
 	c.setDefaults()
 	t := &Transport{cfg: c, epoch: time.Now(), topics: map[string]*topic{}, closing: make(chan struct{})}
-	t.log.limit = c.MaxEvents
+	t.log.limit, t.log.maxHistory = c.MaxEvents, c.MaxHistory
 	t.dedup = newDedup(c.DedupWindow, c.MaxDedup)
 	t.due = alarm{t: t, ring: t.deliverDue}
 	t.commands.services = map[transport.Address]*service{}

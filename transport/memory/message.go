@@ -19,6 +19,13 @@ func (t *Transport) carry(dst, src *transport.Message) {
 	}
 }
 
+// carried is a copy of m as it travels.
+func (t *Transport) carried(m *transport.Message) *transport.Message {
+	c := &transport.Message{}
+	t.carry(c, m)
+	return c
+}
+
 // checkBody refuses what is over the limit.
 func (t *Transport) checkBody(m *transport.Message) error {
 	if t.cfg.Codec != nil && len(m.Body) > t.cfg.MaxBody {

@@ -49,6 +49,9 @@ func (t *Transport) publish(ctx context.Context, m *transport.Message) transport
 	}
 	e := &entry{}
 	t.carry(&e.msg, m)
+	if e.dedup = t.dedup.applies(m); e.dedup {
+		e.print = t.dedup.print(m)
+	}
 	var wait time.Duration
 	if !m.DeliverAt.IsZero() {
 		wait = time.Until(m.DeliverAt)
@@ -62,7 +65,9 @@ func (t *Transport) publish(ctx context.Context, m *transport.Message) transport
 		t.mu.Unlock()
 		return o
 	}
-	t.dedup.remember(&e.msg, now)
+	if e.dedup {
+		t.dedup.remember(e.print, now)
+	}
 	t.log.reserve()
 	ws := woken[:0]
 	if wait > 0 {
@@ -106,7 +111,7 @@ func (t *Transport) admit(ctx context.Context, e *entry, now *time.Duration) (o 
 		switch {
 		case t.closed:
 			return refuse(transport.ErrClosed), false
-		case t.dedup.known(&e.msg, *now):
+		case e.dedup && t.dedup.known(e.print, *now):
 			return transport.Outcome{Status: transport.Duplicate}, false
 		case t.log.room():
 			return transport.Outcome{Status: transport.Stored}, true

@@ -98,14 +98,20 @@ func (s *source) Next(ctx context.Context) (transport.Delivery, error) {
 		}
 	}
 	c := q.next()
-	d := &delivery{q: q, e: c.e, n: c.n}
+	d := &c.e.first
+	if c.e.taken {
+		d = &delivery{}
+	}
+	c.e.taken = true
+	d.q, d.e, d.n, d.seq, d.msg = q, c.e, c.n, c.e.seq, &c.e.msg
 	if q.group != "" {
 		d.ackWait = s.ackWait
 		q.lease(d, t.now())
 	}
 	t.mu.Unlock()
-	t.carry(&d.msg, &c.e.msg)
-	d.seq = c.e.seq
+	if t.cfg.Codec != nil {
+		d.msg = t.carried(d.msg)
+	}
 	return d, nil
 }
 

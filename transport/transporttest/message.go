@@ -130,9 +130,9 @@ func messageIsCopied(e *env) {
 		require.Empty(e.t, got.CorrelationID)
 		require.Equal(e.t, "before", string(got.Body))
 		require.Equal(e.t, transport.Header{"K": {"before"}}, got.Header)
-		got.To.Name, got.CorrelationID = "spoiled", "spoiled"
-		got.Header["K"][0] = "spoiled"
-		if !e.inProcess {
+		if !e.inProcess { // the receiver's own, to change as it likes
+			got.To.Name, got.CorrelationID = "spoiled", "spoiled"
+			got.Header["K"][0] = "spoiled"
 			copy(got.Body, "SPOILT")
 		}
 	}
