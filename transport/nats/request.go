@@ -10,9 +10,20 @@ import (
 	"github.com/jitney-bus/jitney/transport"
 )
 
-// noHandlerWaits are the waits between the tries of a request that nobody
-// serves: in a cluster the word of a new handler takes a moment to spread.
-var noHandlerWaits = [...]time.Duration{20 * time.Millisecond, 50 * time.Millisecond, 100 * time.Millisecond}
+// noHandlerWait is the wait after the n-th try of a request that nobody serves,
+// and whether there is one: in a cluster the word of a new handler takes a moment
+// to spread. A lone server is asked once more, for it may have leaf nodes.
+func noHandlerWait(try int, clustered bool) (time.Duration, bool) {
+	switch {
+	case try == 0:
+		return 20 * time.Millisecond, true
+	case try == 1 && clustered:
+		return 50 * time.Millisecond, true
+	case try == 2 && clustered:
+		return 100 * time.Millisecond, true
+	}
+	return 0, false
+}
 
 // The values of hdrStatus, with which a server says that it ran nothing.
 const (
@@ -69,10 +80,12 @@ func (t *Transport) request(ctx context.Context, m *transport.Message) (*transpo
 			return nil, err
 		case !noResponders(in):
 			return answered(in)
-		case try == len(noHandlerWaits):
+		}
+		wait, again := noHandlerWait(try, t.link.conn().ConnectedClusterName() != "")
+		if !again {
 			return nil, transport.ErrNoHandler
 		}
-		if !sleep(ctx, noHandlerWaits[try]) {
+		if !sleep(ctx, wait) {
 			// Nothing ran, but the caller is gone; say what is known.
 			return nil, fmt.Errorf("%w: %w", transport.ErrNoHandler, ctx.Err())
 		}
