@@ -3,6 +3,8 @@ package bus
 import (
 	"context"
 	"fmt"
+	"math"
+	"slices"
 	"strconv"
 	"sync"
 	"time"
@@ -28,9 +30,13 @@ type flight struct {
 	timer     *time.Timer
 	due       time.Time
 
-	// One listener is the rule: its run needs no allocation of its own.
+	// One listener that succeeds is the rule: it needs no allocations beside the
+	// flight. fresh says that first has not been used.
 	only  run
 	slots [1]*run
+	first call
+	fresh bool
+	alone [1]*call
 
 	mu   sync.Mutex
 	busy []*call // of the listeners that run it
@@ -50,7 +56,7 @@ type run struct {
 
 // handle takes a delivery through the group.
 func (r *reader) handle(d transport.Delivery) {
-	f := &flight{r: r, d: d, m: d.Message(), began: time.Now()}
+	f := &flight{r: r, d: d, m: d.Message(), began: time.Now(), fresh: true}
 	f.id = f.m.ID
 	if f.m.Header != nil {
 		f.readHeader()
@@ -155,15 +161,21 @@ func (f *flight) dispatch() {
 // exec runs one listener once and judges the outcome.
 func (f *flight) exec(run *run) {
 	r := f.r
+	waited := false
 	select {
 	case run.l.slots <- struct{}{}:
-	case <-r.s.work.Done():
-		run.verdict = verdict{fate: fateReturn}
-		return
+	default:
+		waited = true
+		select {
+		case run.l.slots <- struct{}{}:
+		case <-r.s.work.Done():
+			run.verdict = verdict{fate: fateReturn}
+			return
+		}
 	}
 	defer func() { <-run.l.slots }()
 	k := f.call(run)
-	if !f.begin(k) {
+	if !f.begin(k, waited) {
 		run.verdict = verdict{fate: fateLost}
 		return
 	}
@@ -175,29 +187,54 @@ func (f *flight) exec(run *run) {
 			r.b.logFailure(k, run.err)
 		}
 	}()
-	_, run.err = run.l.run(k, k.message(f.value))
+	run.err = run.l.handle(k, f.value)
 }
 
 func (f *flight) call(run *run) *call {
+	k := &f.first
+	if !f.takeFirst() {
+		k = new(call)
+	}
+	f.fill(k, run)
+	return k
+}
+
+// takeFirst reports whether the flight's own call is still to be had.
+func (f *flight) takeFirst() bool {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	fresh := f.fresh
+	f.fresh = false
+	return fresh
+}
+
+func (f *flight) fill(k *call, run *run) {
 	m := f.m
-	return &call{
+	*k = call{
 		lazyContext: lazyContext{parent: f.r.s.work},
 		ids:         f.r.b.ids, msgID: f.id, kind: KindEvent, name: f.r.key.name,
-		group: f.r.key.group, handler: run.l.name, attempt: run.attempt,
+		group: f.r.key.group, handler: run.l.name, attempt: int32(min(run.attempt, math.MaxInt32)),
 		session: m.Session, correlation: m.CorrelationID, causation: m.CausationID,
 		key: m.Key, sentAt: m.SentAt, header: m.Header,
 	}
 }
 
 // begin enters a call that the keeper may abort. It reports false if the
-// delivery is no longer ours.
-func (f *flight) begin(k *call) bool {
-	lease := f.d.Lease()
+// delivery is no longer ours, which can only be when it waited for its turn.
+func (f *flight) begin(k *call, waited bool) bool {
+	expired := false
+	if waited {
+		lease := f.d.Lease()
+		expired = !lease.IsZero() && time.Now().After(lease)
+	}
 	f.mu.Lock()
 	defer f.mu.Unlock()
-	if f.lost || !lease.IsZero() && time.Now().After(lease) {
+	if f.lost || expired {
 		f.lost = true
 		return false
+	}
+	if f.busy == nil {
+		f.busy = f.alone[:0]
 	}
 	f.busy = append(f.busy, k)
 	return true
@@ -205,12 +242,7 @@ func (f *flight) begin(k *call) bool {
 
 func (f *flight) finish(k *call) {
 	f.mu.Lock()
-	for i, o := range f.busy {
-		if o == k {
-			f.busy = append(f.busy[:i], f.busy[i+1:]...)
-			break
-		}
-	}
+	f.busy = slices.DeleteFunc(f.busy, func(o *call) bool { return o == k })
 	f.mu.Unlock()
 	k.end()
 }

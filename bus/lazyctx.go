@@ -11,7 +11,8 @@ import (
 // inside one process, and most handlers never ask.
 type lazyContext struct {
 	parent   context.Context
-	deadline time.Time // zero: the parent's
+	deadline time.Time     // zero: the parent's
+	timeout  time.Duration // sets deadline, counted from when it is first asked for
 
 	mu     sync.Mutex
 	ended  bool
@@ -23,6 +24,9 @@ type lazyContext struct {
 
 // Deadline implements context.Context.
 func (c *lazyContext) Deadline() (time.Time, bool) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.begin()
 	if c.deadline.IsZero() {
 		return c.parent.Deadline()
 	}
@@ -39,7 +43,7 @@ func (c *lazyContext) Done() <-chan struct{} {
 // Err implements context.Context.
 func (c *lazyContext) Err() error {
 	c.mu.Lock()
-	inner, ended := c.inner, c.ended
+	inner, ended, deadline := c.inner, c.ended, c.deadline
 	c.mu.Unlock()
 	switch {
 	case inner != nil:
@@ -48,7 +52,7 @@ func (c *lazyContext) Err() error {
 		return context.Canceled
 	case c.parent.Err() != nil:
 		return c.parent.Err()
-	case !c.deadline.IsZero() && !time.Now().Before(c.deadline):
+	case !deadline.IsZero() && !time.Now().Before(deadline):
 		return context.DeadlineExceeded
 	}
 	return nil
@@ -66,11 +70,19 @@ func (c *lazyContext) Value(key any) any {
 	return c.parent.Value(key)
 }
 
+// begin starts the timeout. c.mu is held.
+func (c *lazyContext) begin() {
+	if c.timeout > 0 {
+		c.deadline, c.timeout = time.Now().Add(c.timeout), 0
+	}
+}
+
 // context makes the real context. c.mu is held.
 func (c *lazyContext) context() context.Context {
 	if c.inner != nil {
 		return c.inner
 	}
+	c.begin()
 	c.inner, c.cancel = context.WithCancelCause(c.parent)
 	if !c.deadline.IsZero() {
 		c.inner, c.stop = context.WithDeadline(c.inner, c.deadline)

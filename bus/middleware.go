@@ -33,6 +33,7 @@ type Message struct {
 type outgoing struct {
 	scope     *scope
 	sentAt    time.Time                // publish
+	fresh     bool                     // publish: the id was made here
 	deliverAt time.Time                // publish: not before
 	batch     *[]*transport.Message    // PublishAll: collects instead of storing
 	result    func(reply) (any, error) // execute: decodes the result

@@ -22,28 +22,42 @@ import (
 // In a process-local transport the value is shared with its listeners: it is
 // read-only from then on.
 func Publish(ctx context.Context, s Scope, event any, opts ...PublishOption) error {
-	var o publishOptions
-	for _, opt := range opts {
-		opt.publish(&o)
-	}
 	sc := s.scope()
-	m, err := sc.event(ctx, event, &o)
-	if err != nil {
+	// One allocation for all that a publish needs.
+	p := &struct {
+		message Message
+		bounded lazyContext
+	}{}
+	m, bounded := &p.message, &p.bounded
+	o := publishing(opts)
+	if err := sc.event(ctx, m, event, &o); err != nil {
 		return err
 	}
 	timeout := o.timeout
 	if timeout == 0 {
 		timeout = sc.bus.cfg.PublishTimeout
 	}
-	bounded := lazyContext{parent: ctx, deadline: m.out.sentAt.Add(timeout)}
+	bounded.parent, bounded.deadline = ctx, m.out.sentAt.Add(timeout)
 	if d, ok := ctx.Deadline(); ok && (o.timeout == 0 || d.Before(bounded.deadline)) {
 		bounded.deadline = d
 	}
 	defer bounded.end()
-	if _, err := sc.bus.send(&bounded, m); err != nil {
+	if _, err := sc.bus.send(bounded, m); err != nil {
 		return fromTransport("publish", m.Name, m.ID, err)
 	}
 	return nil
+}
+
+// publishing applies options. Without any it allocates nothing.
+func publishing(opts []PublishOption) publishOptions {
+	if len(opts) == 0 {
+		return publishOptions{}
+	}
+	o := new(publishOptions)
+	for _, opt := range opts {
+		opt.publish(o)
+	}
+	return *o
 }
 
 // PublishAll stores several events with one call, in the order given where that
@@ -60,7 +74,8 @@ func PublishAll(ctx context.Context, s Scope, events ...any) error {
 	batch := make([]*transport.Message, 0, len(events))
 	var o publishOptions
 	for i, e := range events {
-		m, err := sc.event(ctx, e, &o)
+		m := new(Message)
+		err := sc.event(ctx, m, e, &o)
 		if err == nil {
 			m.out.batch = &batch
 			_, err = b.send(ctx, m)
@@ -110,30 +125,30 @@ func (e *PublishError) Unwrap() []error {
 	return errs
 }
 
-// event makes the message of an event that is about to be sent.
-func (s *scope) event(ctx context.Context, v any, o *publishOptions) (*Message, error) {
+// event fills in the message of an event that is about to be sent.
+func (s *scope) event(ctx context.Context, m *Message, v any, o *publishOptions) error {
 	const op = "publish"
 	b := s.bus
 	if isNil(v) {
-		return nil, errorf(CodeInvalid, op, "", "event is nil")
+		return errorf(CodeInvalid, op, "", "event is nil")
 	}
 	info, err := b.typeOf(v, "")
 	if err != nil {
-		return nil, withOp(err, op)
+		return withOp(err, op)
 	}
 	if info.command {
-		return nil, errorf(CodeInvalid, op, info.name, "%T is a command: send it with Execute", v)
+		return errorf(CodeInvalid, op, info.name, "%T is a command: send it with Execute", v)
 	}
 	if err := invalidOptions(op, info.name, o.errs); err != nil {
-		return nil, err
+		return err
 	}
 	if err := b.open(ctx, op, info.name); err != nil {
-		return nil, err
+		return err
 	}
 	if err := info.validate(op, v); err != nil {
-		return nil, err
+		return err
 	}
-	m := &Message{Kind: KindEvent, Name: info.name, ID: o.id, Key: o.key, Value: v, Header: o.header}
+	m.Kind, m.Name, m.ID, m.Key, m.Value, m.Header = KindEvent, info.name, o.id, o.key, v, o.header
 	m.out.scope, m.out.sentAt = s, time.Now()
 	switch {
 	case !o.at.IsZero():
@@ -142,20 +157,20 @@ func (s *scope) event(ctx context.Context, v any, o *publishOptions) (*Message, 
 		m.out.deliverAt = m.out.sentAt.Add(o.delay)
 	}
 	if m.ID == "" {
-		m.ID = b.ids.next()
+		m.ID, m.out.fresh = b.ids.next(), true
 	}
 	if m.Header == nil && len(b.cfg.Sending) > 0 {
 		m.Header = Header{} // the chain may set headers
 	}
 	m.inherit(ctx)
-	return m, nil
+	return nil
 }
 
 // sendEvent is the end of the sending chain for an event.
 func (b *Bus) sendEvent(ctx context.Context, m *Message) error {
 	tm := &transport.Message{
 		To: transport.Address{Session: m.Session, Name: m.Name},
-		ID: m.ID, Key: m.Key, Session: m.Session,
+		ID: m.ID, Fresh: m.out.fresh, Key: m.Key, Session: m.Session,
 		CorrelationID: m.CorrelationID, CausationID: m.CausationID,
 		SentAt: m.out.sentAt, DeliverAt: m.out.deliverAt,
 	}

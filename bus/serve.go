@@ -160,7 +160,7 @@ func (h *commandHandler) leave(k *call) {
 // and no less than one of another process.
 func (h *commandHandler) failed(k *call, err error) error {
 	b := h.scope.bus
-	w := b.toWire(err, k.attempt)
+	w := b.toWire(err, int(k.attempt))
 	b.logFailure(k, err)
 	return b.fromWire(k.name, k.id(), w)
 }
@@ -268,7 +268,7 @@ func (h *commandHandler) reply(k *call, req transport.Request, result any, err e
 	}
 	if err != nil {
 		b.logFailure(k, err)
-		b.encodeError(r, b.toWire(err, k.attempt))
+		b.encodeError(r, b.toWire(err, int(k.attempt)))
 	} else if tm.Header.Get(headerReceipt) != "" {
 		r.Header = Header{headerService: {b.cfg.Service}}
 	}
@@ -278,7 +278,7 @@ func (h *commandHandler) reply(k *call, req transport.Request, result any, err e
 	var size *transport.SizeError
 	if errors.As(err, &size) {
 		r = &transport.Message{}
-		b.encodeError(r, wireError{Code: CodeTooLarge, Message: "result: " + size.Error(), Attempts: k.attempt})
+		b.encodeError(r, wireError{Code: CodeTooLarge, Message: "result: " + size.Error(), Attempts: int(k.attempt)})
 		err = req.Reply(ctx, r)
 	}
 	if err != nil {

@@ -31,12 +31,13 @@ type verdict struct {
 // aborted is the cause with which the run was cancelled, and stopping says that
 // Close has stopped waiting.
 func judge(err error, attempt int, retry resilience.Retry, aborted error, stopping bool) verdict {
+	if err == nil {
+		// Done is done, even if it came late: settling fails if it came too late.
+		return verdict{fate: fateDone}
+	}
 	var permanent *permanentError
 	var after *retryAfterError
 	switch {
-	case err == nil:
-		// Done is done, even if it came late: settling fails if it came too late.
-		return verdict{fate: fateDone}
 	case errors.Is(aborted, ErrLeaseLost):
 		return verdict{fate: fateLost}
 	case stopping:
@@ -65,8 +66,8 @@ const (
 
 // settle acts on the verdicts of a dispatch.
 func (f *flight) settle() {
-	ctx, cancel := context.WithTimeout(context.WithoutCancel(f.r.s.work), settleTimeout)
-	defer cancel()
+	ctx := f.settling()
+	defer ctx.end()
 	var retry, back []*run
 	var delay time.Duration
 	for _, run := range f.runs {
@@ -112,6 +113,12 @@ func (f *flight) settle() {
 	}
 }
 
+// settling returns a context for a settlement: it outlives the handler's, so that
+// what was cancelled can still be handed back.
+func (f *flight) settling() *lazyContext {
+	return &lazyContext{parent: context.Background(), timeout: settleTimeout}
+}
+
 // finishWith settles a delivery that nobody has to handle again.
 func (f *flight) finishWith(ctx context.Context, acked bool) {
 	if acked {
@@ -135,8 +142,8 @@ func (f *flight) drop() { f.r.keep.remove(f) }
 
 // refuse makes a dead letter of a message that no listener can run.
 func (f *flight) refuse(code Code, cause error) {
-	ctx, cancel := context.WithTimeout(context.WithoutCancel(f.r.s.work), settleTimeout)
-	defer cancel()
+	ctx := f.settling()
+	defer ctx.end()
 	f.r.b.log.Error("event cannot be handled", "name", f.r.key.name, "id", f.id,
 		"group", f.r.key.group, "session", f.m.Session, "code", code, "err", cause)
 	if err := f.bury(f.target, code, cause, max(f.d.Deliveries()-1, 0)); err != nil {
@@ -209,7 +216,7 @@ func (f *flight) hold(runs []*run, delay time.Duration) {
 					"name", r.key.name, "id", f.id, "err", err)
 			}
 		}
-		f.done("term", f.d.Term(context.WithoutCancel(r.s.work), "dead letter"))
+		f.done("term", f.d.Term(context.Background(), "dead letter"))
 	}
 }
 
@@ -267,8 +274,8 @@ func (r *reader) releaseHeld(ctx context.Context) {
 
 // handOver gives a delivery that waited for its retry to the group.
 func (f *flight) handOver() {
-	ctx, cancel := context.WithTimeout(context.WithoutCancel(f.r.s.work), settleTimeout)
-	defer cancel()
+	ctx := f.settling()
+	defer ctx.end()
 	if f.r.key.group == "" { // a private listener's retries end with it
 		f.r.b.log.Warn("private listener closed with a retry waiting", "name", f.r.key.name, "id", f.id)
 		f.done("term", f.d.Term(ctx, "listener closed"))

@@ -31,12 +31,12 @@ func Subscribe[E any](ctx context.Context, s Scope, fn func(context.Context, E) 
 	if fn == nil {
 		return nil, errorf(CodeInvalid, "subscribe", "", "handler of %v is nil", reflect.TypeFor[E]())
 	}
-	return s.scope().subscribe(ctx, reflect.TypeFor[E](), func(ctx context.Context, m *Message) (any, error) {
-		e, err := convert[E](m.Value)
+	return s.scope().subscribe(ctx, reflect.TypeFor[E](), func(ctx context.Context, v any) error {
+		e, err := convert[E](v)
 		if err != nil {
-			return nil, err
+			return err
 		}
-		return nil, fn(ctx, e)
+		return fn(ctx, e)
 	}, opts)
 }
 
@@ -61,13 +61,24 @@ type listener struct {
 	name     string // within its group
 	priority int
 	retry    resilience.Retry
-	run      Func
+	inner    func(context.Context, any) error
+	run      Func          // the receiving chain around inner; nil if there is none
 	slots    chan struct{} // bounds what runs at once
+}
+
+// handle runs the listener. A panic is an error.
+func (l *listener) handle(k *call, v any) (err error) {
+	if l.run != nil {
+		_, err = l.run(k, k.message(v))
+		return err
+	}
+	defer recovered(&err)
+	return l.inner(k, v)
 }
 
 const defaultListener = "default"
 
-func (s *scope) subscribe(ctx context.Context, t reflect.Type, inner Func, opts []SubscribeOption) (*Subscription, error) {
+func (s *scope) subscribe(ctx context.Context, t reflect.Type, inner func(context.Context, any) error, opts []SubscribeOption) (*Subscription, error) {
 	const op = "subscribe"
 	b := s.bus
 	info, err := b.types.lookup(t)
@@ -88,8 +99,12 @@ func (s *scope) subscribe(ctx context.Context, t reflect.Type, inner Func, opts 
 	}
 	l := &listener{
 		name: o.name, priority: o.priority, retry: b.cfg.Retry,
-		run:   protect(chain(b.cfg.Receiving, chain(o.middleware, inner))),
-		slots: make(chan struct{}, o.concurrency),
+		inner: inner, slots: make(chan struct{}, o.concurrency),
+	}
+	if len(b.cfg.Receiving)+len(o.middleware) > 0 {
+		l.run = protect(chain(b.cfg.Receiving, chain(o.middleware, func(ctx context.Context, m *Message) (any, error) {
+			return nil, inner(ctx, m.Value)
+		})))
 	}
 	if o.retry != nil {
 		l.retry = *o.retry

@@ -98,6 +98,9 @@ type Message struct {
 	// ID is unique to the message. An event's ID is also its dedup id,
 	// scoped to the address; "" is stored without dedup.
 	ID string
+	// Fresh says that ID was made for this message, so that only a driver that
+	// sends twice by itself needs to remember it.
+	Fresh bool
 	// Key orders events: those of one key are stored one at a time. It travels.
 	Key string
 	// Session is the session that the message belongs to. It equals To.Session
