@@ -138,3 +138,20 @@ func fromReplica(ctx context.Context, js jetstream.JetStream, stream string, req
 		})
 	}
 }
+
+// nextMessages reads the next messages of a filter, up to n of them, from any
+// replica. None is the leader's word.
+func nextMessages(ctx context.Context, js jetstream.JetStream, stream, filter string, from uint64, n int) ([]*jetstream.RawStreamMsg, error) {
+	batch, err := fromReplica(ctx, js, stream, msgRequest{NextFor: filter, Seq: from, Batch: n, MaxBytes: liveBatchBytes})
+	if len(batch) > 0 || err != nil && !errors.Is(err, nats.ErrNoResponders) {
+		return batch, err
+	}
+	m, err := fromLeader(ctx, js, stream, msgRequest{NextFor: filter, Seq: from})
+	if isNoMessage(err) {
+		return nil, nil
+	}
+	if err != nil {
+		return nil, fmt.Errorf("read %s: %w", stream, err)
+	}
+	return []*jetstream.RawStreamMsg{m}, nil
+}

@@ -170,20 +170,10 @@ func (r *liveReader) read(filter string, after, to uint64) error {
 	return nil
 }
 
-// batch reads the next events from any replica. None is the leader's word.
+// batch reads the next events. None is the leader's word.
 func (r *liveReader) batch(filter string, from uint64) (batch []*jetstream.RawStreamMsg, err error) {
 	err = r.call(func(ctx context.Context, js jetstream.JetStream) error {
-		batch, err = fromReplica(ctx, js, r.stream, msgRequest{NextFor: filter, Seq: from, Batch: liveBatch, MaxBytes: liveBatchBytes})
-		if len(batch) > 0 || err != nil && !errors.Is(err, nats.ErrNoResponders) {
-			return err
-		}
-		m, err := fromLeader(ctx, js, r.stream, msgRequest{NextFor: filter, Seq: from})
-		if isNoMessage(err) {
-			return nil
-		}
-		if err == nil {
-			batch = []*jetstream.RawStreamMsg{m}
-		}
+		batch, err = nextMessages(ctx, js, r.stream, filter, from, liveBatch)
 		return err
 	})
 	return batch, err

@@ -30,7 +30,7 @@ const busToken = "_"
 //	<ns>.retry.<group>.<name>   events that one group sees, in stream <NS>_RETRY
 //	<ns>.sched.<id>             schedules, in stream <NS>_RETRY
 //	<ns>.due.<scope>.<name>     events whose schedule fired, sourced into <NS>_EVT
-//	<ns>.dlq.<id>               dead letters, in stream <NS>_DLQ
+//	<ns>.dlq.<id>.<kind>.<group or _>.<name or _>  dead letters, in stream <NS>_DLQ
 type names struct {
 	ns    string // the namespace, the first token of every subject
 	upper string // the namespace in upper case, the head of every asset

@@ -58,6 +58,7 @@ func Open(ctx context.Context, cfg Config) (*Transport, error) {
 		return nil, err
 	}
 	t.calls = newCaller(t.link.jetStream)
+	t.calls.deny = t.link.onDenied
 	ctx, cancel := limited(ctx)
 	defer cancel()
 	if err := t.start(ctx); err != nil {
@@ -78,6 +79,7 @@ func (t *Transport) start(ctx context.Context) (err error) {
 		return err
 	}
 	t.store = newStore(t.calls, t.names)
+	t.dead = newDeadLetters(t.calls, t.names)
 	return nil
 }
 
