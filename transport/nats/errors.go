@@ -145,3 +145,15 @@ func deniedSubject(err error) (subject string, publish, ok bool) {
 	subject, _, ok = strings.Cut(s, `"`)
 	return subject, strings.Contains(strings.ToLower(err.Error()), "violation for publish"), ok
 }
+
+// newDenial is deniedSubject for the last error of a connection, unless it is
+// the one that was there before.
+func newDenial(before, last error) (subject string, publish, ok bool) {
+	if last == nil || !errors.Is(last, nats.ErrPermissionViolation) {
+		return "", false, false
+	}
+	if errors.Is(before, nats.ErrPermissionViolation) && before == last {
+		return "", false, false
+	}
+	return deniedSubject(last)
+}

@@ -61,10 +61,11 @@ func (p *puller) open(ctx context.Context) error {
 	if err := p.ensure(ctx, p.g.start(p.retry)); err != nil {
 		return err
 	}
+	before := p.g.t.link.conn().LastError()
 	if err := p.subscribe(); err != nil {
 		return err
 	}
-	return settleSubscription(ctx, p.g.t.link, p.inbox)
+	return settleSubscription(ctx, p.g.t.link, before, p.inbox)
 }
 
 func (p *puller) subscribe() error {

@@ -49,10 +49,11 @@ func (t *Transport) serve(ctx context.Context, e transport.Endpoint) (*server, e
 		return nil, err
 	}
 	s := &server{t: t, at: e.Address, subject: subject, queue: make(chan *request, e.Backlog), stop: make(chan struct{})}
+	before := t.link.conn().LastError()
 	if err := s.subscribe(); err != nil {
 		return nil, err
 	}
-	if err := settleSubscription(ctx, t.link, subject); err != nil {
+	if err := settleSubscription(ctx, t.link, before, subject); err != nil {
 		_ = s.current().Unsubscribe()
 		return nil, err
 	}

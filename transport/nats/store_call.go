@@ -4,7 +4,9 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"strings"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/nats-io/nats.go"
@@ -26,8 +28,11 @@ const (
 // caller makes calls that are safe to repeat, until they succeed or are refused
 // for good. It serves the store, the dead letters and the private readers.
 type caller struct {
-	js   func() jetstream.JetStream // of the connection that is current
-	life context.Context            // ends when the transport closes
+	js func() jetstream.JetStream // of the connection that is current
+	// deny tells which subjects the server refuses, until remove is called; nil:
+	// nobody knows.
+	deny func(func(subject string, err error)) (remove func())
+	life context.Context // ends when the transport closes
 	end  context.CancelFunc
 	wg   sync.WaitGroup // of what runs for as long as the transport
 }
@@ -49,6 +54,7 @@ func (c *caller) close() {
 // with a deadline of its own.
 func (c *caller) try(ctx context.Context, doing string, f func(context.Context, jetstream.JetStream) error) error {
 	limit, pause := callFirst, pauseFirst
+	denials := 0
 	var last error
 	for {
 		switch {
@@ -62,6 +68,11 @@ func (c *caller) try(ctx context.Context, doing string, f func(context.Context, 
 		err := c.once(ctx, limit, f)
 		if err == nil {
 			return nil
+		}
+		// A refused subject may be another call's: it counts when it recurs.
+		if errors.Is(err, transport.ErrPermission) && denials == 0 {
+			denials++
+			continue
 		}
 		if !isPassing(err) && c.life.Err() == nil && ctx.Err() == nil {
 			return mapError(doing, err)
@@ -83,12 +94,42 @@ func (c *caller) pause(ctx context.Context, d time.Duration) {
 	}
 }
 
-// once runs f under a deadline that is never later than limit.
+// once runs f under a deadline that is never later than limit. It ends early if
+// the server refuses to take what f sends, which f itself is not told.
 func (c *caller) once(ctx context.Context, limit time.Duration, f func(context.Context, jetstream.JetStream) error) error {
 	ctx, cancel := context.WithTimeout(ctx, limit)
 	defer cancel()
 	defer context.AfterFunc(c.life, cancel)()
-	return f(ctx, c.js())
+	if c.deny == nil {
+		return f(ctx, c.js())
+	}
+	var refused atomic.Pointer[error]
+	defer c.deny(func(subject string, err error) {
+		if isAPISubject(subject) {
+			refused.Store(&err)
+			cancel()
+		}
+	})()
+	js := c.js()
+	before := js.Conn().LastError()
+	err := f(ctx, js)
+	if err == nil {
+		return nil
+	}
+	if r := refused.Load(); r != nil {
+		return fmt.Errorf("%w: %w", transport.ErrPermission, *r)
+	}
+	// A caller's connection tells its own handler only.
+	if subject, publish, ok := newDenial(before, js.Conn().LastError()); ok && publish && isAPISubject(subject) {
+		return fmt.Errorf("%w: %w", transport.ErrPermission, js.Conn().LastError())
+	}
+	return err
+}
+
+// isAPISubject says whether subject is one that calls of the API and of the state
+// bucket are sent to.
+func isAPISubject(subject string) bool {
+	return strings.HasPrefix(subject, "$JS.") || strings.HasPrefix(subject, "$KV.")
 }
 
 // isPassing says whether err may go away by itself: the broker was not reached,

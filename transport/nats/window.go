@@ -61,10 +61,11 @@ func newWindow(ctx context.Context, l *link, inboxPrefix string) (*window, error
 		slots: make(chan struct{}, windowSize), wake: make(chan struct{}, 1), quit: make(chan struct{}),
 		waiting: map[uint64]waiter{}, lanes: map[string][]*publication{},
 	}
+	before := l.conn().LastError()
 	if err := w.subscribe(); err != nil {
 		return nil, mapError("subscribe the reply inbox", err)
 	}
-	if err := settleSubscription(ctx, l, w.prefix+"*"); err != nil {
+	if err := settleSubscription(ctx, l, before, w.prefix+"*"); err != nil {
 		return nil, mapError("subscribe the reply inbox", err)
 	}
 	l.onEvent(w.onLink)
@@ -289,8 +290,9 @@ func noResponders(m *nats.Msg) bool {
 }
 
 // settleSubscription waits until the server has seen the subscriptions made so
-// far, and reports it if it refused the one to subject.
-func settleSubscription(ctx context.Context, l *link, subject string) error {
+// far, and reports it if it refused the one to subject. before is the
+// connection's last error from before subscribing.
+func settleSubscription(ctx context.Context, l *link, before error, subject string) error {
 	ctx, cancel := context.WithTimeout(ctx, flushDeadline)
 	defer cancel()
 	nc := l.conn()
@@ -298,10 +300,9 @@ func settleSubscription(ctx context.Context, l *link, subject string) error {
 		return err
 	}
 	// The refusal comes before the answer to the flush.
-	if err := nc.LastError(); err != nil {
-		if s, publish, ok := deniedSubject(err); ok && !publish && s == subject {
-			return err
-		}
+	last := nc.LastError()
+	if s, publish, ok := newDenial(before, last); ok && !publish && s == subject {
+		return last
 	}
 	return nil
 }
