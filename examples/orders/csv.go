@@ -136,7 +136,7 @@ func (c *csvRows) record(l line) ([]string, error) {
 	if err != nil {
 		c.lines.unread(more)
 		if more != nil {
-			err = errors.New("quote is never closed, or " + err.Error())
+			err = errors.New("quote is never closed, or closed in the wrong place")
 		}
 		return nil, err
 	}
