@@ -41,7 +41,7 @@ func (l *log) room() bool { return l.count < l.limit || l.history > 0 }
 
 // reserve counts one more event, after making room for it if need be.
 func (l *log) reserve() {
-	for l.count >= l.limit || l.history > l.maxHistory {
+	for l.count >= l.limit {
 		l.forget()
 	}
 	l.count++
@@ -77,16 +77,18 @@ func (l *log) append(e *entry, at time.Duration) {
 // settle makes e history.
 func (l *log) settle(e *entry) {
 	l.history++
-	if e.isSettled {
-		return
+	if !e.isSettled {
+		e.isSettled = true
+		if l.newest == nil {
+			l.oldest = e
+		} else {
+			l.newest.settled = e
+		}
+		l.newest = e
 	}
-	e.isSettled = true
-	if l.newest == nil {
-		l.oldest = e
-	} else {
-		l.newest.settled = e
+	for l.history > l.maxHistory {
+		l.forget()
 	}
-	l.newest = e
 }
 
 // hold counts one more group that is to settle e, which is in the log.

@@ -49,16 +49,6 @@ func (s *store) lock(ctx context.Context) error {
 	return nil
 }
 
-// there is the live record of a key, or nil. One that has expired and that the
-// alarm has not seen yet is gone.
-func (s *store) there(key string) *record {
-	r := s.keys[key]
-	if r != nil && r.expires > 0 && r.expires <= s.t.now() {
-		return nil
-	}
-	return r
-}
-
 // put writes a key and tells the watchers.
 func (s *store) put(key string, value []byte, ttl time.Duration) uint64 {
 	s.rev++
@@ -122,7 +112,7 @@ func (s *store) Create(ctx context.Context, key string, value []byte, ttl time.D
 		return 0, err
 	}
 	defer s.mu.Unlock()
-	if s.there(key) != nil {
+	if s.keys[key] != nil {
 		return 0, fmt.Errorf("key %q: %w", key, transport.ErrExists)
 	}
 	return s.put(key, value, ttl), nil
@@ -135,7 +125,7 @@ func (s *store) Get(ctx context.Context, key string) (transport.Entry, error) {
 	if err := s.lock(ctx); err != nil {
 		return transport.Entry{}, err
 	}
-	r := s.there(key)
+	r := s.keys[key]
 	s.mu.Unlock()
 	if r == nil {
 		return transport.Entry{}, fmt.Errorf("key %q: %w", key, transport.ErrNotFound)
@@ -156,7 +146,7 @@ func (s *store) Update(ctx context.Context, key string, value []byte, revision u
 		return 0, err
 	}
 	defer s.mu.Unlock()
-	if r := s.there(key); r == nil {
+	if r := s.keys[key]; r == nil {
 		return 0, fmt.Errorf("key %q is gone: %w", key, transport.ErrConflict)
 	} else if r.entry.Revision != revision {
 		return 0, fmt.Errorf("key %q has revision %d, not %d: %w", key, r.entry.Revision, revision, transport.ErrConflict)
@@ -172,7 +162,7 @@ func (s *store) Delete(ctx context.Context, key string, revision uint64) error {
 		return err
 	}
 	defer s.mu.Unlock()
-	r := s.there(key)
+	r := s.keys[key]
 	if r == nil {
 		return nil
 	}

@@ -32,8 +32,8 @@ func (s *store) Watch(ctx context.Context, prefix string) (transport.Source[tran
 	defer s.mu.Unlock()
 	w := &watcher{s: s, prefix: prefix, latest: map[string]transport.Entry{}}
 	var there []transport.Entry
-	for key := range s.keys {
-		if r := s.there(key); r != nil && w.covers(key) {
+	for key, r := range s.keys {
+		if w.covers(key) {
 			there = append(there, r.entry)
 		}
 	}

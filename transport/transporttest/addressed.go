@@ -36,7 +36,9 @@ func addressedToGroup(e *env) {
 	require.Equal(e.t, m.ID, d.Message().ID)
 	require.Equal(e.t, 1, d.Deliveries())
 	e.ack(d)
-	for _, src := range []transport.Source[transport.Delivery]{g, h, p, other} {
+	late := e.subscribe(reader, transport.Subscription{Name: "a.done", Group: "late", AckWait: e.ackWait,
+		Start: transport.Start{All: true}})
+	for _, src := range []transport.Source[transport.Delivery]{g, h, p, other, late} {
 		e.nothing(src)
 	}
 }

@@ -17,6 +17,7 @@ func contextCases() []testCase {
 		{name: "ContextCancelledSettlement", run: contextCancelledSettlement},
 		{name: "ContextOfSetUpEnds", run: contextOfSetUpEnds},
 		{name: "NextLosesNothing", run: nextLosesNothing},
+		{name: "NextGivesUpForOthers", run: nextGivesUpForOthers},
 	}
 }
 
@@ -151,4 +152,46 @@ func nextLosesNothing(e *env) {
 		e.ack(d)
 	}
 	e.nothing(src)
+}
+
+// nextGivesUpForOthers: an event that arrives as one Next gives up, or as its
+// source closes, reaches the one that waits beside it.
+func nextGivesUpForOthers(e *env) {
+	tr := e.open()
+	stays := e.group(tr, "a.done", "g")
+	type result struct {
+		d   transport.Delivery
+		err error
+	}
+	for i, m := range e.events("a.done", 200) {
+		leaves := e.group(tr, "a.done", "g")
+		long, stop := context.WithTimeout(e.t.Context(), e.limit)
+		short, cancel := context.WithCancel(e.t.Context())
+		results := make(chan result, 2)
+		wait := func(ctx context.Context, src transport.Source[transport.Delivery]) {
+			d, err := src.Next(ctx)
+			results <- result{d, err}
+		}
+		go wait(short, leaves)
+		e.pass(time.Millisecond) // both wait, and the one that leaves is first
+		go wait(long, stays)
+		e.pass(time.Millisecond)
+		e.publish(tr, m)
+		if i%2 == 0 {
+			cancel()
+		} else {
+			e.close(leaves)
+		}
+		r := <-results
+		for n := 1; r.err != nil; n++ {
+			require.True(e.t, n < 2 && oneOf(r.err, context.Canceled, transport.ErrClosed), "%v", r.err)
+			r = <-results
+		}
+		require.Equal(e.t, m.ID, r.d.Message().ID)
+		require.Equal(e.t, 1, r.d.Deliveries())
+		e.ack(r.d)
+		stop()
+		cancel()
+		e.close(leaves)
+	}
 }

@@ -24,6 +24,7 @@ func groupCases() []testCase {
 		{name: "GroupSurvivesProcess", run: groupSurvivesProcess, needs: severalProcesses},
 		{name: "GroupConcurrentNext", run: groupConcurrentNext},
 		{name: "GroupMaxAckPending", run: groupMaxAckPending},
+		{name: "GroupWakesWaiting", run: groupWakesWaiting},
 		{name: "GroupSlowBlocksNobody", run: groupSlowBlocksNobody},
 	}
 }
@@ -226,5 +227,39 @@ func groupSlowBlocksNobody(e *env) {
 			e.next(held)
 		}
 		require.Equal(e.t, []string{fmt.Sprint(i)}, texts(e.take(quick, 1)))
+	}
+}
+
+// groupWakesWaiting: whatever makes an event ready reaches a Next that waits.
+func groupWakesWaiting(e *env) {
+	tr := e.open()
+	src := e.subscribe(tr, transport.Subscription{Name: "a.done", Group: "g", AckWait: time.Hour, MaxAckPending: 1})
+	ctx := e.ctx()
+	wait := func() (**transport.Delivery, <-chan error) {
+		got := new(*transport.Delivery)
+		return got, start(func() error {
+			d, err := src.Next(ctx)
+			*got = &d
+			return err
+		})
+	}
+	got, done := wait()
+	e.publish(tr, e.events("a.done", 2)...)
+	require.NoError(e.t, e.result(done))
+	for name, settle := range map[string]func(transport.Delivery) error{
+		"nak":     func(d transport.Delivery) error { return d.Nak(ctx, 0) },
+		"later":   func(d transport.Delivery) error { return d.Nak(ctx, e.ackWait/5) },
+		"release": func(d transport.Delivery) error { return d.Release(ctx) },
+		"ack":     func(d transport.Delivery) error { return d.Ack(ctx) },
+	} {
+		d := **got
+		got, done = wait()
+		e.pass(e.quiet)
+		require.Empty(e.t, done, "one event at a time")
+		require.NoError(e.t, settle(d), name)
+		require.NoError(e.t, e.result(done), name)
+		if name == "ack" {
+			e.publish(tr, e.event("a.done", "one more"))
+		}
 	}
 }

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"sync"
+	"time"
 
 	"github.com/stretchr/testify/require"
 
@@ -20,6 +21,7 @@ func serveCases() []testCase {
 		{name: "ServeCloseUnderLoad", run: serveCloseUnderLoad},
 		{name: "ServeCloseUnblocksNext", run: serveCloseUnblocksNext},
 		{name: "ServeAgain", run: serveAgain},
+		{name: "ServeCloseLeavesOthers", run: serveCloseLeavesOthers},
 	}
 }
 
@@ -200,4 +202,28 @@ func serveAgain(e *env) {
 		_, err := caller.Request(e.ctx(), e.command("a.do", "x"))
 		require.ErrorIs(e.t, err, transport.ErrNoHandler)
 	}
+}
+
+// serveCloseLeavesOthers: a request that meets a closing server is answered by
+// the other one, or refused; it does not hang.
+func serveCloseLeavesOthers(e *env) {
+	caller, server := e.open(), e.open()
+	at := transport.Endpoint{Address: transport.Address{Name: "a.do"}}
+	stays := e.serve(server, at)
+	served := e.echo(stays, "stays")
+	for range 200 {
+		leaves := e.serve(server, at)
+		gone := e.echo(leaves, "leaves")
+		e.pass(time.Millisecond) // it waits; then the other one waits behind it
+		_, err := caller.Request(e.ctx(), e.command("a.do", "x"))
+		require.NoError(e.t, err)
+		_, done := e.ask(caller, e.command("a.do", "x"))
+		e.close(leaves)
+		if err := e.result(done); err != nil {
+			require.True(e.t, oneOf(err, transport.ErrStopping, transport.ErrNoHandler), "%v", err)
+		}
+		require.NoError(e.t, e.result(gone))
+	}
+	e.close(stays)
+	require.NoError(e.t, e.result(served))
 }
