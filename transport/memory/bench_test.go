@@ -2,6 +2,7 @@ package memory_test
 
 import (
 	"context"
+	"runtime"
 	"strconv"
 	"testing"
 
@@ -111,6 +112,24 @@ func BenchmarkEvent(b *testing.B) {
 			}
 		}
 	})
+	for _, groups := range []int{4, 16} {
+		b.Run(strconv.Itoa(groups)+" groups", func(b *testing.B) {
+			x := newBench(b, memory.Config{})
+			var srcs []transport.Source[transport.Delivery]
+			for g := range groups {
+				srcs = append(srcs, x.subscribe(b, "g"+strconv.Itoa(g)))
+			}
+			b.ReportAllocs()
+			for b.Loop() {
+				x.publish(b)
+				for _, src := range srcs {
+					if err := settleNext(src); err != nil {
+						b.Fatal(err)
+					}
+				}
+			}
+		})
+	}
 	b.Run("publish only", func(b *testing.B) {
 		x := newBench(b, memory.Config{})
 		b.ReportAllocs()
@@ -135,6 +154,7 @@ func BenchmarkEvent(b *testing.B) {
 				x.publish(b)
 			}
 			for x.tr.Stats().Events > 0 {
+				runtime.Gosched()
 			}
 			b.StopTimer()
 			_ = src.Close(context.Background())

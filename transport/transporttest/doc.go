@@ -29,7 +29,8 @@
 // of minutes and hours) and cost nothing. It needs a driver whose goroutines
 // block on channels, timers and in-memory pipes only, and a backend that lives
 // in the bubble too. Without it the same cases run in real time with an AckWait
-// of one second, so that the whole suite takes a minute or so; Features.AckWait makes it shorter.
+// of one second, so that the whole suite takes a minute or so; Features.AckWait
+// makes it shorter.
 //
 // No case asserts an upper bound on wall-clock time. What must not happen early
 // is compared with the clock; what must happen has a limit far above what any
