@@ -86,11 +86,12 @@ func (im *importer) sendAll(ctx context.Context, rows rowReader) error {
 	ctx, cancel := context.WithCancelCause(ctx)
 	defer cancel(nil)
 	im.abort = cancel
-	defer im.src.closeOnCancel(ctx)()
 
 	next := make(chan row)
 	ended := make(chan error, 1)
-	go func() { // ends with the input, which ctx closes
+	// A read from a terminal cannot be called off, so this goroutine is not
+	// waited for when ctx ends: it ends when its owner closes the source.
+	go func() {
 		defer close(next)
 		for {
 			r, err := rows.next()

@@ -311,6 +311,23 @@ func TestMissingRows(t *testing.T) {
 	}
 }
 
+// TestLateRow has a row that the import gave up and that was handled after all,
+// so that the number of rows is right before the rows are.
+func TestLateRow(t *testing.T) {
+	onMemory(t, func(t *testing.T, b *bus.Bus, ui *console, out *output) {
+		reported := follow(t, b, ui)
+		row := func(line int) OrderImported {
+			return OrderImported{Job: "job", Line: line, OrderID: fmt.Sprint(line), Currency: "EUR"}
+		}
+		require.NoError(t, bus.PublishAll(t.Context(), b, row(2), row(3),
+			ImportFinished{Job: "job", Imported: 2, GaveUp: 1, Lines: []span{{2, 2}, {4, 4}}}))
+		time.Sleep(defaults().wait / 2)
+		require.NoError(t, bus.Publish(t.Context(), b, row(4)))
+		require.Equal(t, statusFailed, <-reported)
+		require.Contains(t, out.String(), "report: 2 of 2 imported rows seen, 0 missing, 0 rejected, 1 given up")
+	})
+}
+
 func TestSpansThatLie(t *testing.T) {
 	for _, lines := range [][]span{{{1, 1 << 60}}, {{5, 4}}, {{5, 6}, {6, 7}}, {{2, 2}}, {}, {{-5, 2}}} {
 		require.Error(t, ImportFinished{Job: "j", Imported: 4, Lines: lines}.Validate(), "%v", lines)
@@ -375,5 +392,6 @@ func TestJobsHaveNames(t *testing.T) {
 	require.Equal(t, first, job("id\n1\n"))
 	require.NotEqual(t, first, job("id\n2\n"))
 	require.Equal(t, rowKey("a", "b"), rowKey("a", "b"))
-	require.NotEqual(t, rowKey("a", "b"), rowKey("b", "a"))
+	require.NotEqual(t, rowKey("a", "x"), rowKey("b", "x"))
+	require.NotEqual(t, rowKey("a", "x"), rowKey("a", "y"))
 }

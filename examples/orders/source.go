@@ -2,7 +2,6 @@ package main
 
 import (
 	"bytes"
-	"context"
 	"crypto/rand"
 	"crypto/sha256"
 	_ "embed"
@@ -106,10 +105,4 @@ func describe(in io.ReadCloser, r io.Reader, base, format string) (*source, erro
 	}
 	job := base + "-" + hex.EncodeToString(sum.Sum(nil)[:4])
 	return &source{ReadCloser: in, format: format, job: job, about: lines}, nil
-}
-
-// closeOnCancel closes the source when ctx ends, so that a read from a pipe
-// returns. The result undoes it.
-func (s *source) closeOnCancel(ctx context.Context) (stop func() bool) {
-	return context.AfterFunc(ctx, func() { s.Close() })
 }
