@@ -156,7 +156,7 @@ func (s *settings) common(fs *flag.FlagSet) {
 }
 
 func (s *settings) forJob(fs *flag.FlagSet) {
-	fs.StringVar(&s.job, "job", s.job, "`name` of the job (default: import: after the file's content; report: the next that starts)")
+	fs.StringVar(&s.job, "job", s.job, "`name` of the job; without it import takes one from the file's content, and report follows the next that starts")
 }
 
 func (s *settings) forImport(fs *flag.FlagSet) {

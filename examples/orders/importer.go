@@ -29,6 +29,8 @@ type importer struct {
 	resent      int
 	byWorker    map[string]int
 	lastSuccess time.Time
+	inVain      int  // rows given up since then
+	toldWaiting bool // since then
 }
 
 // importSettings are what the command line says about an import.
@@ -149,17 +151,41 @@ func (im *importer) importRow(ctx context.Context, r row) {
 	case err == nil:
 		im.lines = append(im.lines, r.line)
 		im.byWorker[accepted.Worker]++
-		im.lastSuccess = time.Now()
+		im.lastSuccess, im.inVain, im.toldWaiting = time.Now(), 0, false
 	case errors.Is(err, errInterrupted):
 	case bus.CodeOf(err) == bus.CodeInvalid:
 		im.rejected++
 		im.ui.warnf("line %d: rejected by the worker: %v", r.line, err)
+	case !im.lastSuccess.After(began) && im.hopeless(err):
+		im.abort(fmt.Errorf("%w: %w", errNoWorker, err))
 	default:
 		im.gaveUp++
 		im.ui.warnf("line %d: given up: %v", r.line, err)
-		if im.lastSuccess.Before(began) && unknown(err) {
-			im.abort(fmt.Errorf("%w: %w", errNoWorker, err))
-		}
+	}
+}
+
+// hopeless reports whether the other rows will fare like one that was given up
+// with err: nobody is there, or as many rows as are sent at once were given up
+// in succession. im.mu is held.
+func (im *importer) hopeless(err error) bool {
+	switch bus.CodeOf(err) {
+	case bus.CodeNoHandler, bus.CodeUnavailable:
+		return true
+	}
+	im.inVain++
+	return unknown(err) && im.inVain > max(im.parallel, 8)
+}
+
+// tryAgain notes that a row is sent again, and tells if nothing has succeeded
+// for a while.
+func (im *importer) tryAgain(err error) {
+	const quiet = 3 * time.Second
+	im.mu.Lock()
+	defer im.mu.Unlock()
+	im.resent++
+	if !im.toldWaiting && time.Since(im.lastSuccess) > quiet {
+		im.toldWaiting = true
+		im.ui.warnf("import: no worker answers, trying on: %v", err)
 	}
 }
 
@@ -193,9 +219,7 @@ func (im *importer) send(ctx context.Context, r row) (Accepted, error) {
 		case !sleep(ctx, pause):
 			return accepted, errInterrupted
 		}
-		im.mu.Lock()
-		im.resent++
-		im.mu.Unlock()
+		im.tryAgain(err)
 	}
 }
 

@@ -340,9 +340,28 @@ func TestNoWorker(t *testing.T) {
 		began := time.Now()
 		code, err := importRows(t, b, ui, 1000)
 		require.Equal(t, statusFailed, code)
-		require.ErrorContains(t, err, "no worker answers")
+		require.ErrorContains(t, err, "no worker answers: no outcome after")
+		require.ErrorContains(t, err, "nobody handles")
+		require.Contains(t, out.String(), "import: no worker answers, trying on: execute orders.import: nobody handles")
+		require.NotContains(t, out.String(), "given up:", "said once, not by each row")
 		require.ErrorContains(t, err, "to go on where it stopped, import again with -job job")
 		require.Less(t, time.Since(began), 2*defaults().patience, "one row's patience, not that of a thousand")
+	})
+}
+
+// TestSilentWorkers has workers that take rows and never answer.
+func TestSilentWorkers(t *testing.T) {
+	onMemory(t, func(t *testing.T, b *bus.Bus, ui *console, out *output) {
+		require.NoError(t, bus.Handle(t.Context(), b, func(ctx context.Context, c ImportOrder) (Accepted, error) {
+			<-ctx.Done()
+			return Accepted{}, ctx.Err()
+		}))
+		began := time.Now()
+		code, err := importRows(t, b, ui, 1000)
+		require.Equal(t, statusFailed, code)
+		require.ErrorContains(t, err, "no worker answers: no outcome after")
+		require.Equal(t, 32, strings.Count(out.String(), "given up: "))
+		require.Less(t, time.Since(began), 3*defaults().patience)
 	})
 }
 
@@ -350,7 +369,7 @@ func TestNoWorker(t *testing.T) {
 // others.
 func TestRowsWithoutOutcome(t *testing.T) {
 	onMemory(t, func(t *testing.T, b *bus.Bus, ui *console, out *output) {
-		w := &worker{b: b, name: "w", work: time.Second}
+		w := &worker{b: b, name: "w"}
 		require.NoError(t, bus.Handle(t.Context(), b, func(ctx context.Context, c ImportOrder) (Accepted, error) {
 			switch c.Order.ID {
 			case "7":
@@ -362,13 +381,13 @@ func TestRowsWithoutOutcome(t *testing.T) {
 			return w.importOrder(ctx, c)
 		}))
 		reported := follow(t, b, ui)
-		code, err := importRows(t, b, ui, 3000)
+		code, err := importRows(t, b, ui, 100)
 		require.NoError(t, err)
 		require.Equal(t, statusFailed, code)
 		require.Equal(t, statusFailed, <-reported)
 		require.Contains(t, out.String(), "line 9: given up: no outcome after")
 		require.Contains(t, out.String(), "line 10: given up: execute orders.import: panic: eight")
-		require.Contains(t, out.String(), "report: 2,998 of 2,998 imported rows seen, 0 missing, 0 rejected, 2 given up")
+		require.Contains(t, out.String(), "report: 98 of 98 imported rows seen, 0 missing, 0 rejected, 2 given up")
 	})
 }
 
