@@ -234,7 +234,7 @@ func (t *Transport) planStream(have, want jetstream.StreamConfig) (update *jetst
 			apply()
 			changed = true
 		default:
-			conflict(field, have, want)
+			conflict(field, describeLimit(have), describeLimit(want))
 		}
 	}
 	grow("Replicas", t.set.replicas, int64(have.Replicas), int64(want.Replicas), func() { next.Replicas = want.Replicas })
@@ -284,6 +284,13 @@ func unlimited(n int64) int64 {
 		return 1<<63 - 1
 	}
 	return n
+}
+
+func describeLimit(n int64) string {
+	if n == unlimited(0) {
+		return "unlimited"
+	}
+	return strconv.FormatInt(n, 10)
 }
 
 // age is unlimited for durations.

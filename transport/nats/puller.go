@@ -49,6 +49,7 @@ type puller struct {
 	heard    time.Time     // of the server, about this consumer
 	active   bool          // messages arrived since the floor was read
 	floor    uint64        // everything below was settled by the group
+	high     uint64        // the last that arrived for the first time
 	ackWait  time.Duration // the consumer's
 	broken   bool          // run makes it work again
 	kick     chan struct{} // wakes run
@@ -123,6 +124,9 @@ func (p *puller) receive(in *nats.Msg) {
 	p.asked = max(p.asked-1, 0)
 	p.buffered++
 	p.heard, p.active = now, true
+	if d.handed == 1 {
+		p.high = max(p.high, d.stored)
+	}
 	p.mu.Unlock()
 	p.g.push(d)
 	p.pull()
@@ -333,10 +337,38 @@ func (p *puller) drain(ctx context.Context) error {
 	}
 	select {
 	case <-drained:
-		return nil
 	case <-ctx.Done():
 		return fmt.Errorf("drain: %w", ctx.Err())
 	}
+	if err := p.noteLost(ctx); err != nil {
+		p.g.t.log.Warn("cannot record which deliveries a closing reader may have missed; they count",
+			"name", p.g.sub.Name, "group", p.g.sub.Group, "err", err)
+	}
+	return nil
+}
+
+// noteLost records which copies the server may have sent into the void.
+func (p *puller) noteLost(ctx context.Context) error {
+	p.mu.Lock()
+	asked, high := p.asked, p.high
+	p.mu.Unlock()
+	if asked == 0 || !p.g.t.link.conn().IsConnected() {
+		return nil
+	}
+	ctx, cancel := context.WithTimeout(ctx, handBackTry)
+	defer cancel()
+	var delivered uint64
+	err := p.g.t.calls.try(ctx, "look at consumer "+p.consumer, func(ctx context.Context, js jetstream.JetStream) error {
+		c, err := js.Consumer(ctx, p.stream, p.consumer)
+		if err == nil {
+			delivered = c.CachedInfo().Delivered.Stream
+		}
+		return err
+	})
+	if err != nil || delivered <= high {
+		return err
+	}
+	return p.g.t.recordLost(ctx, p, high+1, delivered)
 }
 
 // drop ends a subscription that was never used.
@@ -413,6 +445,7 @@ func (p *puller) adopt(ctx context.Context, js jetstream.JetStream, info *jetstr
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	p.floor, p.ackWait = info.AckFloor.Stream+1, info.Config.AckWait
+	p.high = max(p.high, info.Delivered.Stream)
 	return nil
 }
 

@@ -1,0 +1,54 @@
+package nats_test
+
+import (
+	"context"
+	"runtime"
+	"testing"
+
+	"github.com/stretchr/testify/require"
+
+	"github.com/jitney-bus/jitney/internal/natstest"
+	"github.com/jitney-bus/jitney/transport"
+	"github.com/jitney-bus/jitney/transport/nats"
+	"github.com/jitney-bus/jitney/transport/nats/embedded"
+	"github.com/jitney-bus/jitney/transport/transporttest"
+)
+
+// The bodies that fit a server with the default maximum payload.
+const maxBody = 1<<20 - 64<<10
+
+// TestSuite runs the conformance suite in bubbles: hours of leases and delays
+// pass in milliseconds.
+func TestSuite(t *testing.T) {
+	transporttest.Run(t, transporttest.Config{
+		Backend: func(t *testing.T) func(t *testing.T) transport.Transport {
+			// The client pools timers; none may come from another case's bubble.
+			runtime.GC()
+			runtime.GC()
+			s, err := embedded.Start(embedded.Config{})
+			require.NoError(t, err)
+			t.Cleanup(func() { require.NoError(t, s.Shutdown(context.Background())) })
+			return func(t *testing.T) transport.Transport {
+				tr, err := nats.Open(t.Context(), nats.Config{Server: s})
+				require.NoError(t, err)
+				return tr
+			}
+		},
+		Features: transporttest.Features{Bubble: true, MaxBody: maxBody},
+	})
+}
+
+// TestSuiteTCP runs it in real time over loopback TCP.
+func TestSuiteTCP(t *testing.T) {
+	transporttest.Run(t, transporttest.Config{
+		Backend: func(t *testing.T) func(t *testing.T) transport.Transport {
+			s := natstest.Server(t)
+			return func(t *testing.T) transport.Transport {
+				tr, err := nats.Open(t.Context(), nats.Config{URL: s.URL()})
+				require.NoError(t, err)
+				return tr
+			}
+		},
+		Features: transporttest.Features{MaxBody: maxBody, Parallel: true},
+	})
+}
