@@ -18,8 +18,9 @@ const (
 	// is read from the stream when the reader gets there.
 	livePendingMsgs  = 1024
 	livePendingBytes = 4 << 20
-	// liveSubjects is how many subjects are told apart to find gaps.
-	liveSubjects = 1 << 14
+	// liveHeard is how many events may be heard before the stream is asked whether
+	// these were all.
+	liveHeard = 1 << 14
 	// liveSilence is after how long without events the reader asks the stream
 	// whether it missed one; while it misses none it asks less often, down to
 	// each liveSilenceMost.
@@ -40,15 +41,18 @@ const (
 // goroutine hands events out in the order of the stream and reads what is missing
 // from it. It knows of a loss by the connection's count of reconnects and the
 // subscription's count of drops, which it compares with each event; by the
-// sequence that each event names as its predecessor's on the subject; and by
-// asking the stream for its last event after a reconnect and after silence.
+// sequence that each event names as its predecessor's on the subject; and, after
+// silence and after many events, by asking the stream for its last event and for
+// the number of events. Only a loss that is found by that number, of one session
+// among others, puts events out of the order of the stream, never within a
+// session.
 type liveReader struct {
 	c      *caller
 	names  names
 	log    *slog.Logger
 	stream string
 	filter string // the events in the stream
-	heard  string // the same events, republished
+	live   string // the same events, republished
 	forget func() // undoes what opening left with the transport
 
 	life context.Context // ends with Close or with the transport
@@ -67,10 +71,11 @@ type liveReader struct {
 	nc      *nats.Conn
 	resets  uint64            // reconnects of nc that are dealt with
 	drops   int               // drops of sub that are dealt with
-	cur     uint64            // the sequence up to which all was handed out, but for gap
-	gap     *gap              // what is missing before cur
-	seen    map[string]uint64 // the last sequence of each subject, above floor
-	floor   uint64            // the sequence up to which subjects are not told apart
+	cur     uint64            // the last sequence that was handed out
+	sure    uint64            // the sequence up to which none is missing
+	heard   []uint64          // those above sure that were handed out
+	seen    map[string]uint64 // the last sequence of each subject in heard
+	read    uint64            // how many events had to be read from the stream
 	heardAt time.Time         // when the last event came, or the stream was asked
 	silence time.Duration     // after how long the stream is asked again
 	dirty   bool              // events after cur may be missing, and those that come are not handed out
@@ -82,7 +87,7 @@ type liveReader struct {
 // it returned.
 func newLiveReader(ctx context.Context, t *Transport, s transport.Subscription) (transport.Source[transport.Delivery], error) {
 	to := transport.Address{Session: s.Session, Name: s.Name}
-	heard, err := t.names.live(to)
+	live, err := t.names.live(to)
 	if err != nil {
 		return nil, err
 	}
@@ -99,7 +104,7 @@ func newLiveReader(ctx context.Context, t *Transport, s transport.Subscription) 
 		s.Prefetch = defaultPrefetch
 	}
 	r := &liveReader{
-		c: t.calls, names: t.names, log: t.log.With("name", s.Name), stream: t.names.events(), filter: filter, heard: heard,
+		c: t.calls, names: t.names, log: t.log.With("name", s.Name), stream: t.names.events(), filter: filter, live: live,
 		done: make(chan struct{}), in: make(chan *nats.Msg), out: make(chan *liveDelivery, s.Prefetch), kick: make(chan struct{}, 1),
 		seen: map[string]uint64{}, silence: liveSilence,
 	}
@@ -117,7 +122,7 @@ func newLiveReader(ctx context.Context, t *Transport, s transport.Subscription) 
 // open subscribes, and takes the stream's last event for the one before the
 // first. What is stored meanwhile may or may not be heard.
 func (r *liveReader) open(ctx context.Context) error {
-	return r.c.try(ctx, "listen to "+r.heard, func(ctx context.Context, js jetstream.JetStream) error {
+	return r.c.try(ctx, "listen to "+r.live, func(ctx context.Context, js jetstream.JetStream) error {
 		if err := r.listen(ctx, js); err != nil {
 			return err
 		}
@@ -129,7 +134,7 @@ func (r *liveReader) open(ctx context.Context) error {
 			r.unlisten()
 			return err
 		}
-		r.floor, r.heardAt = r.cur, time.Now()
+		r.sure, r.heardAt = r.cur, time.Now()
 		return nil
 	})
 }
@@ -138,7 +143,7 @@ func (r *liveReader) open(ctx context.Context) error {
 func (r *liveReader) listen(ctx context.Context, js jetstream.JetStream) error {
 	nc := js.Conn()
 	r.resets = nc.Stats().Reconnects
-	sub, err := nc.Subscribe(r.heard, func(m *nats.Msg) {
+	sub, err := nc.Subscribe(r.live, func(m *nats.Msg) {
 		select {
 		case r.in <- m:
 		case <-r.life.Done():
@@ -221,7 +226,7 @@ func (r *liveReader) run() {
 			}
 			return
 		case m := <-r.in:
-			if r.hear(m); !r.dirty {
+			if r.hear(m); !r.dirty && len(r.heard) < liveHeard {
 				continue // the timer was set for an earlier event, which is early enough
 			}
 		case <-r.kick:
@@ -230,14 +235,15 @@ func (r *liveReader) run() {
 			r.disturbed = false
 			r.mu.Unlock()
 			if disturbed {
-				r.dirty, r.retryAt, r.silence = true, time.Time{}, liveSilence
+				r.soil()
+				r.silence = liveSilence
 			}
 		case <-timer.C:
 		}
 		switch {
 		case r.dirty && !time.Now().Before(r.retryAt):
 			r.recover()
-		case !r.dirty && time.Since(r.heardAt) >= r.silence:
+		case !r.dirty && (time.Since(r.heardAt) >= r.silence || len(r.heard) >= liveHeard):
 			r.check()
 		}
 		next := r.silence - time.Since(r.heardAt)

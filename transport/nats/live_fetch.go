@@ -17,6 +17,7 @@ const (
 	hdrStream       = "Nats-Stream"
 	hdrSubject      = "Nats-Subject"
 	hdrSequence     = "Nats-Sequence"
+	hdrPending      = "Nats-Num-Pending"
 	hdrLastSequence = "Nats-Last-Sequence"
 )
 
@@ -93,45 +94,47 @@ func isNoMessage(err error) bool {
 }
 
 // fromReplica reads up to req.Batch messages in order from any replica of the
-// stream, which may lag behind the leader but leaves nothing out in between.
-func fromReplica(ctx context.Context, js jetstream.JetStream, stream string, req msgRequest) ([]*jetstream.RawStreamMsg, error) {
+// stream, which may lag behind the leader but leaves nothing out in between. It
+// also counts how many match from req.Seq on.
+func fromReplica(ctx context.Context, js jetstream.JetStream, stream string, req msgRequest) (all []*jetstream.RawStreamMsg, count uint64, err error) {
 	body, err := json.Marshal(req)
 	if err != nil {
-		return nil, err
+		return nil, 0, err
 	}
 	nc := js.Conn()
 	answers := make(chan *nats.Msg, req.Batch+1)
 	sub, err := nc.ChanSubscribe(nc.NewInbox(), answers)
 	if err != nil {
-		return nil, err
+		return nil, 0, err
 	}
 	defer sub.Unsubscribe()
 	err = nc.PublishMsg(&nats.Msg{Subject: apiPrefix(js) + "DIRECT.GET." + stream, Reply: sub.Subject, Data: body})
 	if err != nil {
-		return nil, err
+		return nil, 0, err
 	}
-	var all []*jetstream.RawStreamMsg
 	for {
 		var m *nats.Msg
 		select {
 		case m = <-answers:
 		case <-ctx.Done():
-			return nil, ctx.Err()
+			return nil, 0, ctx.Err()
 		}
-		if status := m.Header.Get("Status"); len(m.Data) == 0 && status != "" {
-			switch status {
+		if len(m.Header[hdrSequence]) == 0 { // no message of the stream
+			switch status := m.Header.Get("Status"); status {
 			case "204": // the end of the batch
-				return all, nil
+				rest, err := sequenceOf(m.Header, hdrPending)
+				return all, uint64(len(all)) + rest, err
 			case "404": // nothing there
-				return nil, nil
+				return nil, 0, nil
 			case "503":
-				return nil, nats.ErrNoResponders
+				return nil, 0, nats.ErrNoResponders
+			default:
+				return nil, 0, fmt.Errorf("%w: status %q %s", errMalformedAnswer, status, m.Header.Get("Description"))
 			}
-			return nil, fmt.Errorf("%w: status %s %s", errMalformedAnswer, status, m.Header.Get("Description"))
 		}
 		seq, err := sequenceOf(m.Header, hdrSequence)
 		if err != nil {
-			return nil, fmt.Errorf("%w: %w", errMalformedAnswer, err)
+			return nil, 0, fmt.Errorf("%w: %w", errMalformedAnswer, err)
 		}
 		all = append(all, &jetstream.RawStreamMsg{
 			Subject: lastHeader(m.Header, hdrSubject), Sequence: seq, Header: m.Header, Data: m.Data,
@@ -142,7 +145,7 @@ func fromReplica(ctx context.Context, js jetstream.JetStream, stream string, req
 // nextMessages reads the next messages of a filter, up to n of them, from any
 // replica. None is the leader's word.
 func nextMessages(ctx context.Context, js jetstream.JetStream, stream, filter string, from uint64, n int) ([]*jetstream.RawStreamMsg, error) {
-	batch, err := fromReplica(ctx, js, stream, msgRequest{NextFor: filter, Seq: from, Batch: n, MaxBytes: liveBatchBytes})
+	batch, _, err := fromReplica(ctx, js, stream, msgRequest{NextFor: filter, Seq: from, Batch: n, MaxBytes: liveBatchBytes})
 	if len(batch) > 0 || err != nil && !errors.Is(err, nats.ErrNoResponders) {
 		return batch, err
 	}

@@ -3,18 +3,12 @@ package nats
 import (
 	"context"
 	"errors"
+	"slices"
 	"time"
 
 	"github.com/nats-io/nats.go"
 	"github.com/nats-io/nats.go/jetstream"
 )
-
-// gap is what is missing of one subject: the events after one and up to the
-// other.
-type gap struct {
-	subject   string
-	after, to uint64
-}
 
 // hear takes an event off the wire.
 func (r *liveReader) hear(m *nats.Msg) {
@@ -26,36 +20,35 @@ func (r *liveReader) hear(m *nats.Msg) {
 	}
 	// Both counts change before the first event after a loss arrives.
 	if !r.dirty && (r.nc.Stats().Reconnects != r.resets || r.dropped() != r.drops) {
-		r.dirty, r.retryAt = true, time.Time{}
+		r.soil()
 	}
 	if r.dirty || seq <= r.cur {
 		return
 	}
 	subject := lastHeader(m.Header, hdrSubject)
-	known := r.floor
-	if s, ok := r.seen[subject]; ok {
-		known = s
-	}
-	if last <= known {
-		r.handOut(&jetstream.RawStreamMsg{Subject: subject, Sequence: seq, Header: m.Header, Data: m.Data})
+	if known := max(r.sure, r.seen[subject]); last > known {
+		r.log.Warn("events were lost on the way and are read from the stream", "after", known, "to", last)
+		r.soil()
 		return
 	}
-	r.log.Warn("events were lost on the way and are read from the stream", "after", known, "to", last)
-	if known < r.cur {
-		r.gap = &gap{subject: subject, after: known, to: min(last, r.cur)}
+	if r.deliver(&jetstream.RawStreamMsg{Subject: subject, Sequence: seq, Header: m.Header, Data: m.Data}, 1) {
+		r.cur = seq
+		r.heard = append(r.heard, seq)
+		r.seen[subject] = seq
+		r.heardAt, r.silence = time.Now(), liveSilence
 	}
-	r.dirty, r.retryAt = true, time.Time{}
 }
+
+// soil makes run bring the reader to the end of the stream, now.
+func (r *liveReader) soil() { r.dirty, r.retryAt = true, time.Time{} }
 
 // check asks the stream whether an event was lost without a sign.
 func (r *liveReader) check() {
-	before := r.cur
-	switch r.recover(); {
-	case r.dirty:
-	case r.cur != before:
-		r.log.Warn("events were lost on the way and were read from the stream", "after", before, "to", r.cur)
-	default:
+	read := r.read
+	if r.recover(); r.read == read && !r.dirty {
 		r.silence = min(2*r.silence, liveSilenceMost)
+	} else if r.read != read {
+		r.log.Warn("events were lost on the way and were read from the stream", "events", r.read-read)
 	}
 }
 
@@ -109,88 +102,112 @@ func (r *liveReader) dropped() int {
 
 // catchUp reads from the stream what is missing, up to its last event.
 func (r *liveReader) catchUp() error {
-	if g := r.gap; g != nil {
-		if err := r.read(g.subject, g.after, g.to); err != nil {
+	last, err := r.last()
+	if err != nil {
+		return err
+	}
+	if len(r.heard) > 0 {
+		whole, err := r.heardAll()
+		if err != nil {
 			return err
 		}
-		r.gap = nil
+		if whole {
+			r.makeSure(r.cur)
+		}
 	}
-	var last uint64
-	err := r.call(func(ctx context.Context, js jetstream.JetStream) error {
+	if err := r.readTo(last); err != nil {
+		return err
+	}
+	r.makeSure(max(r.cur, last)) // what is not there was removed
+	clear(r.seen)
+	return nil
+}
+
+// last returns the sequence of the last event that is stored.
+func (r *liveReader) last() (last uint64, err error) {
+	err = r.call(func(ctx context.Context, js jetstream.JetStream) error {
 		m, err := fromLeader(ctx, js, r.stream, msgRequest{LastFor: r.filter})
 		if err == nil {
 			last = m.Sequence
 		}
-		if err != nil && !isNoMessage(err) || last >= r.cur {
+		if err != nil && !isNoMessage(err) {
 			return err
+		}
+		if last >= r.cur {
+			return nil
 		}
 		// The last event was removed, or the stream is another one, which begins
 		// with 1 again and whose events are all new.
 		st, err := js.Stream(ctx, r.stream)
 		if err == nil && st.CachedInfo().State.LastSeq < r.cur {
 			r.log.Warn("the stream was made anew")
-			r.cur, r.floor = 0, 0
+			r.cur, r.sure, r.heard = 0, 0, nil
 			clear(r.seen)
 		}
 		return err
 	})
-	if err != nil && !isNoMessage(err) {
-		return err
-	}
-	if err := r.read(r.filter, r.cur, last); err != nil {
-		return err
-	}
-	r.cur = max(r.cur, last) // what is not there was removed
-	return nil
+	return last, err
 }
 
-// read hands out the events of the stream after one sequence up to another.
-func (r *liveReader) read(filter string, after, to uint64) error {
-	for after < to {
-		batch, err := r.batch(filter, after+1)
-		if err != nil {
+// heardAll says whether as many events are stored after sure and up to cur as
+// were heard. Events that are stored meanwhile leave it open, which counts as no.
+func (r *liveReader) heardAll() (whole bool, err error) {
+	err = r.call(func(ctx context.Context, js jetstream.JetStream) error {
+		var count [3]uint64
+		for i, from := range []uint64{r.cur, r.sure, r.cur} {
+			req := msgRequest{NextFor: r.filter, Seq: from + 1, Batch: 1}
+			_, n, err := fromReplica(ctx, js, r.stream, req)
+			if errors.Is(err, nats.ErrNoResponders) {
+				return nil // direct reads are not allowed, and no leader counts
+			}
+			if err != nil {
+				return err
+			}
+			count[i] = n
+		}
+		whole = count[0] == count[2] && count[1]-count[0] == uint64(len(r.heard))
+		return nil
+	})
+	return whole, err
+}
+
+// readTo hands out the events of the stream after sure and up to a sequence, but
+// for those that were heard.
+func (r *liveReader) readTo(last uint64) error {
+	for r.sure < last {
+		var batch []*jetstream.RawStreamMsg
+		err := r.call(func(ctx context.Context, js jetstream.JetStream) (err error) {
+			batch, err = nextMessages(ctx, js, r.stream, r.filter, r.sure+1, liveBatch)
+			return err
+		})
+		if err != nil || len(batch) == 0 {
 			return err
 		}
-		if len(batch) == 0 {
-			return nil
-		}
 		for _, m := range batch {
-			if m.Sequence > to {
+			if m.Sequence > last {
 				return nil
 			}
-			if !r.handOut(m) {
-				return r.life.Err()
+			if _, heard := slices.BinarySearch(r.heard, m.Sequence); !heard {
+				if !r.deliver(m, 1) {
+					return r.life.Err()
+				}
+				r.read++
+				r.silence = liveSilence
 			}
-			after = m.Sequence
-			if g := r.gap; g != nil && g.subject == filter {
-				g.after = after
-			}
+			r.makeSure(m.Sequence)
 		}
 	}
 	return nil
 }
 
-// batch reads the next events. None is the leader's word.
-func (r *liveReader) batch(filter string, from uint64) (batch []*jetstream.RawStreamMsg, err error) {
-	err = r.call(func(ctx context.Context, js jetstream.JetStream) error {
-		batch, err = nextMessages(ctx, js, r.stream, filter, from, liveBatch)
-		return err
-	})
-	return batch, err
-}
-
-// handOut gives an event to Next, waiting until there is room. It reports false
-// when the reader closes first.
-func (r *liveReader) handOut(m *jetstream.RawStreamMsg) bool {
-	if !r.deliver(m, 1) {
-		return false
+// makeSure says that everything up to seq was handed out.
+func (r *liveReader) makeSure(seq uint64) {
+	r.sure, r.cur = seq, max(r.cur, seq)
+	i, found := slices.BinarySearch(r.heard, seq)
+	if found {
+		i++
 	}
-	r.cur = max(r.cur, m.Sequence)
-	if len(r.seen) >= liveSubjects {
-		clear(r.seen)
-		r.floor = r.cur
+	if r.heard = r.heard[i:]; len(r.heard) == 0 {
+		r.heard = nil
 	}
-	r.seen[m.Subject] = m.Sequence
-	r.heardAt, r.silence = time.Now(), liveSilence
-	return true
 }
