@@ -61,22 +61,21 @@ func (t *Transport) publish(ctx context.Context, m *transport.Message) transport
 	t.mu.Lock()
 	now := t.now()
 	o, ok := t.admit(ctx, e, &now)
-	if !ok {
-		t.mu.Unlock()
-		return o
-	}
-	if e.dedup {
-		t.dedup.remember(e.print, now)
-	}
-	t.log.reserve()
 	ws := woken[:0]
-	if wait > 0 {
-		t.scheduled.add(now+wait, e)
-		t.due.setFor(now+wait, now)
-	} else {
-		t.log.append(e, now)
-		ws = t.route(e, ws)
+	if ok {
+		if e.dedup {
+			t.dedup.remember(e.print, now)
+		}
+		t.log.reserve()
+		if wait > 0 {
+			t.scheduled.add(now+wait, e)
+			t.due.setFor(now+wait, now)
+		} else {
+			t.log.append(e, now)
+			ws = t.route(e, ws)
+		}
 	}
+	ws = t.wakeBlocked(ws)
 	lapses := t.lapses
 	t.lapses = 0
 	t.mu.Unlock()
@@ -123,6 +122,16 @@ func (t *Transport) admit(ctx context.Context, e *entry, now *time.Duration) (o 
 	}
 }
 
+// wakeBlocked wakes a publisher if there is room. Each that leaves wakes the
+// next, since it may have used less room than it was woken for: none if it was a
+// duplicate, or if nobody reads its event.
+func (t *Transport) wakeBlocked(ws []*waiter) []*waiter {
+	if t.blocked.head != nil && t.log.room() {
+		ws = append(ws, t.blocked.take())
+	}
+	return ws
+}
+
 // slowest is the group that is furthest behind.
 func (t *Transport) slowest() string {
 	group, most := "", 0
@@ -153,6 +162,7 @@ func (t *Transport) deliverDue() {
 	if at, ok := t.scheduled.first(); ok {
 		t.due.setFor(at, now)
 	}
+	ws = t.wakeBlocked(ws)
 	lapses := t.lapses
 	t.lapses = 0
 	t.mu.Unlock()

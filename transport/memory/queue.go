@@ -110,10 +110,7 @@ func (q *queue) settled(e *entry, ws []*waiter) []*waiter {
 		return ws
 	}
 	q.t.log.settle(e)
-	if w := q.t.blocked.take(); w != nil {
-		ws = append(ws, w)
-	}
-	return ws
+	return q.t.wakeBlocked(ws)
 }
 
 // delay makes an event come again after a while.
