@@ -105,14 +105,16 @@ func TestRequestWhileDisconnected(t *testing.T) {
 	s := natstest.Server(t)
 	tr := open(t, nats.Config{URL: s.URL()})
 	s.Stop()
-	ctx := limit(t)
 	for {
+		// Until the client notices, a request may still go into the void.
+		ctx, cancel := context.WithTimeout(limit(t), 100*time.Millisecond)
 		_, err := tr.Request(ctx, event("a.do", "1", "x"))
+		cancel()
 		require.Error(t, err)
 		if errors.Is(err, transport.ErrUnavailable) {
 			return
 		}
-		require.ErrorIs(t, err, transport.ErrNoHandler) // the client has not noticed yet
+		require.NoError(t, t.Context().Err())
 	}
 }
 

@@ -34,11 +34,13 @@ type groupReader struct {
 	closed    chan struct{}
 	ready     chan struct{} // holds a token while buf may have deliveries
 
-	mu     sync.Mutex
-	buf    []*delivery // in order of arrival
-	head   int         // buf[:head] was taken
-	stale  bool        // copies went back unread: no more until Next is called
-	broken error       // what keeps the reader from reading, told once by Next
+	mu       sync.Mutex
+	buf      []*delivery // in order of arrival
+	head     int         // buf[:head] was taken
+	stale    bool        // copies went back unread: no more until Next is called
+	sweeping bool        // they are going back now
+	wanted   bool        // Next was called meanwhile
+	broken   error       // what keeps the reader from reading, told once by Next
 }
 
 func newGroupReader(ctx context.Context, t *Transport, s transport.Subscription) (*groupReader, error) {
@@ -187,16 +189,24 @@ func (g *groupReader) Next(ctx context.Context) (transport.Delivery, error) {
 	}
 }
 
-// resume reads again after copies had gone back because nobody called Next.
+// resume reads again after copies had gone back because nobody called Next. While
+// they still go back it is left to sweep, so that they come again in order.
 func (g *groupReader) resume() {
 	g.mu.Lock()
-	was := g.stale
-	g.stale = false
+	g.wanted = true
+	was := g.stale && !g.sweeping
+	if was {
+		g.stale = false
+	}
 	g.mu.Unlock()
 	if was {
-		for _, p := range g.pullers {
-			p.pull()
-		}
+		g.pull()
+	}
+}
+
+func (g *groupReader) pull() {
+	for _, p := range g.pullers {
+		p.pull()
 	}
 }
 
@@ -218,27 +228,33 @@ func (g *groupReader) giveBack(d *delivery) {
 	}
 }
 
-// sweep hands back the copies that have waited for Next for half of AckWait:
-// somebody else may have a worker for them.
+// sweep hands everything back that waits for Next once the oldest has waited for
+// half of AckWait: somebody else may have a worker for it.
 func (g *groupReader) sweep(ctx context.Context) {
-	for {
+	for sleep(ctx, g.sub.AckWait/4) {
+		var old []*delivery
 		g.mu.Lock()
-		wait := g.sub.AckWait / 4
-		var old *delivery
-		if g.head < len(g.buf) {
-			if d := g.buf[g.head]; time.Since(d.arrived) >= g.sub.AckWait/2 {
-				old = g.take()
-				g.stale = true
+		if g.head < len(g.buf) && time.Since(g.buf[g.head].arrived) >= g.sub.AckWait/2 {
+			for g.head < len(g.buf) {
+				old = append(old, g.take())
 			}
+			g.stale, g.sweeping, g.wanted = true, true, false
 		}
 		g.mu.Unlock()
-		if old != nil {
-			old.p.taken()
-			g.giveBack(old)
+		if old == nil {
 			continue
 		}
-		if !sleep(ctx, wait) {
-			return
+		for _, d := range old {
+			d.p.taken()
+			g.giveBack(d)
+		}
+		g.mu.Lock()
+		g.sweeping = false
+		g.stale = !g.wanted
+		again := g.wanted
+		g.mu.Unlock()
+		if again {
+			g.pull()
 		}
 	}
 }
