@@ -37,8 +37,8 @@ func (d *delivery) Sequence() uint64            { return d.seq }
 
 // leased starts the lease.
 func (d *delivery) leased(now time.Duration) {
-	d.expires = now + d.ackWait
-	d.until = now + d.ackWait/10*8
+	d.expires = after(now, d.ackWait)
+	d.until = after(now, d.ackWait/10*8)
 }
 
 func (d *delivery) Lease() time.Time {

@@ -199,5 +199,16 @@ func (t *Transport) Close(context.Context) error {
 // now is the time since the transport was made, by the monotonic clock.
 func (t *Transport) now() time.Duration { return time.Since(t.epoch) }
 
+// never is a time that does not come.
+const never = time.Duration(1<<63 - 1)
+
+// after is the time d past now; never if it cannot be told.
+func after(now, d time.Duration) time.Duration {
+	if d > never-now {
+		return never
+	}
+	return now + d
+}
+
 // at is the moment of a now, for people and leases.
 func (t *Transport) at(d time.Duration) time.Time { return t.epoch.Add(d) }

@@ -68,8 +68,9 @@ func (t *Transport) publish(ctx context.Context, m *transport.Message) transport
 		}
 		t.log.reserve()
 		if wait > 0 {
-			t.scheduled.add(now+wait, e)
-			t.due.setFor(now+wait, now)
+			due := after(now, wait)
+			t.scheduled.add(due, e)
+			t.due.setFor(due, now)
 		} else {
 			t.log.append(e, now)
 			ws = t.route(e, ws)

@@ -59,7 +59,7 @@ func (q *queue) drop() {
 	case q.again.n > 0:
 		q.again.pop()
 	default:
-		q.delayed.take(1<<63 - 1)
+		q.delayed.take(never)
 	}
 	q.t.dropped++
 	if !q.dropping {
@@ -114,13 +114,14 @@ func (q *queue) settled(e *entry, ws []*waiter) []*waiter {
 }
 
 // delay makes an event come again after a while.
-func (q *queue) delay(c copied, after time.Duration) error {
+func (q *queue) delay(c copied, d time.Duration) error {
 	if q.group == "" && q.delayed.len() >= q.t.cfg.MaxPrivate {
 		return &transport.BacklogError{Limit: q.t.cfg.MaxPrivate}
 	}
 	now := q.t.now()
-	q.delayed.add(now+after, c)
-	q.alarm.setFor(now+after, now)
+	at := after(now, d)
+	q.delayed.add(at, c)
+	q.alarm.setFor(at, now)
 	return nil
 }
 

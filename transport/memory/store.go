@@ -56,7 +56,11 @@ func (s *store) put(key string, value []byte, ttl time.Duration) uint64 {
 	s.keys[key] = r
 	if ttl > 0 {
 		now := s.t.now()
-		r.expires = now + (ttl + time.Second - 1).Truncate(time.Second)
+		whole := ttl.Truncate(time.Second)
+		if whole < ttl {
+			whole = after(whole, time.Second)
+		}
+		r.expires = after(now, whole)
 		s.expiring.add(r.expires, r)
 		s.expiry.setFor(r.expires, now)
 		s.compact()
