@@ -76,3 +76,24 @@ func TestFarTTL(t *testing.T) {
 		require.ErrorIs(t, err, transport.ErrNotFound)
 	})
 }
+
+// The time that Publish waits for room is part of the delay.
+func TestDelayRunsWhileBlocked(t *testing.T) {
+	inBubble(t, memory.Config{MaxEvents: 1}, func(t *testing.T, tr *memory.Transport) {
+		src := subscribe(t, tr, transport.Subscription{Group: "g", AckWait: 10 * time.Hour})
+		for _, blocked := range []time.Duration{50 * time.Minute, 2 * time.Hour} {
+			require.NoError(t, tr.Publish(t.Context(), event("first "+blocked.String())))
+			d := next(t, src)
+			began := time.Now()
+			m := event("later " + blocked.String())
+			m.DeliverAt = began.Add(time.Hour)
+			published := make(chan error, 1)
+			go func() { published <- tr.Publish(t.Context(), m) }()
+			time.Sleep(blocked)
+			require.NoError(t, d.Ack(t.Context()))
+			require.NoError(t, <-published)
+			require.Equal(t, []string{m.ID}, ids(t, src, 1))
+			require.Equal(t, max(time.Hour, blocked), time.Since(began))
+		}
+	})
+}

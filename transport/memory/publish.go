@@ -52,11 +52,6 @@ func (t *Transport) publish(ctx context.Context, m *transport.Message) transport
 	if e.dedup = t.dedup.applies(m); e.dedup {
 		e.print = t.dedup.print(m)
 	}
-	var wait time.Duration
-	if !m.DeliverAt.IsZero() {
-		wait = time.Until(m.DeliverAt)
-	}
-
 	var woken [8]*waiter
 	t.mu.Lock()
 	now := t.now()
@@ -67,8 +62,7 @@ func (t *Transport) publish(ctx context.Context, m *transport.Message) transport
 			t.dedup.remember(e.print, now)
 		}
 		t.log.reserve()
-		if wait > 0 {
-			due := after(now, wait)
+		if due, later := t.dueAt(m, now); later {
 			t.scheduled.add(due, e)
 			t.due.setFor(due, now)
 		} else {
@@ -121,6 +115,15 @@ func (t *Transport) admit(ctx context.Context, e *entry, now *time.Duration) (o 
 		t.blocked.wait(ctx, &t.mu, nil)
 		*now = t.now()
 	}
+}
+
+// dueAt is when m is to be delivered; later is false if that is now.
+func (t *Transport) dueAt(m *transport.Message, now time.Duration) (due time.Duration, later bool) {
+	if m.DeliverAt.IsZero() {
+		return 0, false
+	}
+	wait := time.Until(m.DeliverAt) // here, since there may have been a wait for room
+	return after(now, wait), wait > 0
 }
 
 // wakeBlocked wakes a publisher if there is room. Each that leaves wakes the
