@@ -61,7 +61,7 @@ func (d *deadLetters) Add(ctx context.Context, dl *transport.DeadLetter) error {
 		case readErr == nil:
 			return nil
 		case isNoMessage(readErr) && isWrongSequence(err):
-			return fmt.Errorf("%w: %w", nats.ErrTimeout, err) // try again
+			return errInFlight
 		case isNoMessage(readErr):
 			return err
 		}

@@ -211,6 +211,21 @@ func TestDeadLetterRefusesBadArguments(t *testing.T) {
 	})
 }
 
+// In a replicated stream a refusal may mean that another copy is being stored,
+// which may yet fail.
+func TestDeadLetterRefusedInFlight(t *testing.T) {
+	natstest.Bubble(t, func(t *testing.T, srv *embedded.Server) {
+		d, js := testDeadLetters(t, natstest.Connect(t, srv), -1)
+		js.onPublish(func(context.Context, *nats.Msg, func() (*jetstream.PubAck, error)) (*jetstream.PubAck, error) {
+			js.onPublish(nil)
+			return nil, &jetstream.APIError{Code: 400, ErrorCode: jetstream.JSErrCodeStreamWrongLastSequenceConstant}
+		})
+		require.NoError(t, d.Add(t.Context(), deadLetter("one")))
+		_, err := d.Get(t.Context(), "one")
+		require.NoError(t, err)
+	})
+}
+
 // Whatever anybody stores in the stream can be listed, read and removed.
 func TestForeignDeadLetters(t *testing.T) {
 	natstest.Bubble(t, func(t *testing.T, srv *embedded.Server) {

@@ -169,15 +169,18 @@ func (s *store) write(ctx context.Context, doing, key string, m *nats.Msg, expec
 			rev = ack.Sequence // also of the copy that an earlier try stored
 			return nil
 		}
-		if sent && isWrongSequence(err) {
-			// The server forgets ids when it restarts; the value still has it.
+		if isWrongSequence(err) {
+			// The server forgets ids when it restarts; the value still has it. And
+			// what a replicated bucket refuses for may not be stored in the end.
 			cur, readErr := s.readOnce(ctx, js, key)
-			if readErr == nil && cur.id == id {
+			switch {
+			case readErr != nil && !isNoMessage(readErr):
+				return readErr
+			case sent && cur.id == id:
 				rev = cur.revision
 				return nil
-			}
-			if readErr != nil && !errors.Is(readErr, transport.ErrNotFound) {
-				return readErr
+			case cur.revision == expect:
+				return errInFlight
 			}
 		}
 		sent = sent || wasSent(err)

@@ -25,6 +25,9 @@ const (
 	pauseLongest = 500 * time.Millisecond
 )
 
+// errInFlight is a write that is refused for another one that is not stored yet.
+var errInFlight = errors.New("another write is in flight")
+
 // caller makes calls that are safe to repeat, until they succeed or are refused
 // for good. It serves the store, the dead letters and the private readers.
 type caller struct {
@@ -140,7 +143,7 @@ func isPassing(err error) bool {
 	if errors.As(err, &api) {
 		return passes(int(api.ErrorCode), api.Code) || api.ErrorCode == jetstream.JSErrCodeStreamNotFound
 	}
-	return errors.Is(err, context.DeadlineExceeded) || isDown(err)
+	return errors.Is(err, context.DeadlineExceeded) || errors.Is(err, errInFlight) || isDown(err)
 }
 
 // wasSent says whether a publish that failed with err may have been stored.

@@ -185,6 +185,30 @@ func TestStoreWriteWhoseAnswerAndIDAreLost(t *testing.T) {
 	})
 }
 
+// In a replicated bucket a refusal may mean that another write is in flight, which
+// may yet fail.
+func TestStoreRefusedInFlight(t *testing.T) {
+	inBubble(t, func(t *testing.T, s *store, js *faultyJS) {
+		refuse := func() {
+			js.onPublish(func(context.Context, *nats.Msg, func() (*jetstream.PubAck, error)) (*jetstream.PubAck, error) {
+				js.onPublish(nil)
+				return nil, &jetstream.APIError{Code: 400, ErrorCode: jetstream.JSErrCodeStreamWrongLastSequenceConstant}
+			})
+		}
+		refuse()
+		rev, err := s.Create(t.Context(), "a", nil, 0)
+		require.NoError(t, err)
+		refuse()
+		rev, err = s.Update(t.Context(), "a", nil, rev, 0)
+		require.NoError(t, err)
+		refuse()
+		_, err = s.Update(t.Context(), "a", nil, rev+1, 0)
+		require.ErrorIs(t, err, transport.ErrConflict)
+		refuse()
+		require.NoError(t, s.Delete(t.Context(), "a", rev))
+	})
+}
+
 func TestStoreWithoutAnswer(t *testing.T) {
 	inBubble(t, func(t *testing.T, s *store, js *faultyJS) {
 		loseAnswers(js, 1000)
