@@ -82,12 +82,17 @@ func (d *delivery) Release(ctx context.Context) error {
 	if err := d.begin(ctx); err != nil {
 		return d.wrap(ackNak, err)
 	}
+	d.record(ctx)
+	return d.wrap(ackNak, d.finish(d.send(ackNak)))
+}
+
+// record notes that the copy goes back unrun. If that fails it goes back all the
+// same: the group must not wait for AckWait.
+func (d *delivery) record(ctx context.Context) {
 	if err := d.p.g.t.recordHandBack(ctx, d); err != nil {
-		// It goes back all the same: the group must not wait for AckWait.
 		d.p.g.t.log.Warn("cannot record a hand-back; it counts as a delivery",
 			"name", d.m.To.Name, "group", d.p.g.sub.Group, "err", err)
 	}
-	return d.wrap(ackNak, d.finish(d.send(ackNak)))
 }
 
 // Extend implements transport.Delivery. The lease counts from before the server
@@ -153,6 +158,18 @@ func (d *delivery) settle(ctx context.Context, how string, confirmed bool) error
 
 func (d *delivery) send(how string) error {
 	return d.p.g.t.link.conn().Publish(d.inbox, []byte(how))
+}
+
+// sendOnce sends a settlement and waits for a moment for the server's word. It is
+// not sent again: a second nak might meet the next delivery.
+func (d *delivery) sendOnce(ctx context.Context, how string) error {
+	ctx, cancel := context.WithTimeout(ctx, maxTry)
+	defer cancel()
+	_, sent, err := d.p.g.t.win.ask(ctx, &nats.Msg{Subject: d.inbox, Data: []byte(how)})
+	if sent {
+		return nil
+	}
+	return err
 }
 
 // confirm sends a settlement and waits for the server's word, again and again

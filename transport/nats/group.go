@@ -2,7 +2,6 @@ package nats
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"sync"
 	"time"
@@ -147,6 +146,14 @@ func (g *groupReader) take() *delivery {
 	return d
 }
 
+// takeAll removes every delivery. The caller holds the lock.
+func (g *groupReader) takeAll() (ds []*delivery) {
+	for g.head < len(g.buf) {
+		ds = append(ds, g.take())
+	}
+	return ds
+}
+
 // Next implements transport.Source. It errors with what the server says when the
 // group cannot be read, such as that its stream is gone.
 func (g *groupReader) Next(ctx context.Context) (transport.Delivery, error) {
@@ -222,9 +229,45 @@ func (g *groupReader) fail(err error) {
 func (g *groupReader) giveBack(d *delivery) {
 	ctx, cancel := context.WithTimeout(context.Background(), handBackTry)
 	defer cancel()
-	if err := d.Release(ctx); err != nil && !errors.Is(err, transport.ErrLeaseLost) {
-		g.t.log.Warn("cannot hand back a delivery; the group gets it after AckWait",
-			"name", g.sub.Name, "group", g.sub.Group, "err", err)
+	g.giveBackAll(ctx, []*delivery{d})
+}
+
+// recordsAtOnce is how many hand-backs are recorded side by side.
+const recordsAtOnce = 8
+
+// giveBackAll hands copies that were not run to the group, so that it gets them
+// again in their order: the server has taken the last one when it returns.
+func (g *groupReader) giveBackAll(ctx context.Context, ds []*delivery) {
+	var wg sync.WaitGroup
+	slots := make(chan struct{}, recordsAtOnce)
+	ours := ds[:0]
+	for _, d := range ds {
+		if d.begin(ctx) != nil {
+			continue // its lease is over: the group has it again anyway
+		}
+		ours = append(ours, d)
+		slots <- struct{}{}
+		wg.Go(func() {
+			d.record(ctx)
+			<-slots
+		})
+	}
+	wg.Wait()
+	last := map[*puller]*delivery{}
+	for _, d := range ours {
+		last[d.p] = d
+	}
+	for _, d := range ours {
+		var err error
+		if last[d.p] == d {
+			err = d.sendOnce(ctx, ackNak)
+		} else {
+			err = d.send(ackNak)
+		}
+		if d.finish(err) != nil {
+			g.t.log.Warn("cannot hand back a delivery; the group gets it after AckWait",
+				"name", g.sub.Name, "group", g.sub.Group, "err", err)
+		}
 	}
 }
 
@@ -235,9 +278,7 @@ func (g *groupReader) sweep(ctx context.Context) {
 		var old []*delivery
 		g.mu.Lock()
 		if g.head < len(g.buf) && time.Since(g.buf[g.head].arrived) >= g.sub.AckWait/2 {
-			for g.head < len(g.buf) {
-				old = append(old, g.take())
-			}
+			old = g.takeAll()
 			g.stale, g.sweeping, g.wanted = true, true, false
 		}
 		g.mu.Unlock()
@@ -246,8 +287,10 @@ func (g *groupReader) sweep(ctx context.Context) {
 		}
 		for _, d := range old {
 			d.p.taken()
-			g.giveBack(d)
 		}
+		try, cancel := context.WithTimeout(context.WithoutCancel(ctx), handBackTry)
+		g.giveBackAll(try, old)
+		cancel()
 		g.mu.Lock()
 		g.sweeping = false
 		g.stale = !g.wanted
@@ -274,9 +317,6 @@ func (g *groupReader) isClosed() bool {
 	}
 }
 
-// closeBatch is how many copies go back at once.
-const closeBatch = 8
-
 // Close implements transport.Source. What the server sent before it hears that
 // the reader is gone goes back too.
 func (g *groupReader) Close(ctx context.Context) (err error) {
@@ -292,34 +332,11 @@ func (g *groupReader) Close(ctx context.Context) (err error) {
 				err = fmt.Errorf("close subscription %q of group %q: %w", g.sub.Name, g.sub.Group, e)
 			}
 		}
-		g.handBackAll(ctx)
+		g.mu.Lock()
+		left := g.takeAll()
+		g.mu.Unlock()
+		g.giveBackAll(ctx, left)
 		g.t.disown(g)
 	})
 	return err
-}
-
-// handBackAll hands back everything that Next did not return.
-func (g *groupReader) handBackAll(ctx context.Context) {
-	var wg sync.WaitGroup
-	slots := make(chan struct{}, closeBatch)
-	for {
-		g.mu.Lock()
-		var d *delivery
-		if g.head < len(g.buf) {
-			d = g.take()
-		}
-		g.mu.Unlock()
-		if d == nil {
-			break
-		}
-		slots <- struct{}{}
-		wg.Go(func() {
-			defer func() { <-slots }()
-			if err := d.Release(ctx); err != nil {
-				g.t.log.Warn("cannot hand back a delivery; the group gets it after AckWait",
-					"name", g.sub.Name, "group", g.sub.Group, "err", err)
-			}
-		})
-	}
-	wg.Wait()
 }
