@@ -25,7 +25,7 @@ type Store interface {
 	// Watch yields the keys below prefix (whole tokens: "a.b" covers "a.b" and
 	// "a.b.c"; "" covers all), first those that are there, then one zero Entry, then each
 	// change as it happens, expiry included. A slow watcher may miss all but the
-	// last change of a key.
+	// last change of a key, and a key that came and went.
 	Watch(ctx context.Context, prefix string) (Source[Entry], error)
 }
 

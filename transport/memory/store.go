@@ -53,6 +53,7 @@ func (s *store) lock(ctx context.Context) error {
 func (s *store) put(key string, value []byte, ttl time.Duration) uint64 {
 	s.rev++
 	r := &record{entry: transport.Entry{Key: key, Value: bytes.Clone(value), Revision: s.rev}}
+	was := s.keys[key] != nil
 	s.keys[key] = r
 	if ttl > 0 {
 		now := s.t.now()
@@ -65,7 +66,7 @@ func (s *store) put(key string, value []byte, ttl time.Duration) uint64 {
 		s.expiry.setFor(r.expires, now)
 		s.compact()
 	}
-	s.tell(r.entry)
+	s.tell(r.entry, was)
 	return s.rev
 }
 
@@ -86,7 +87,7 @@ func (s *store) compact() {
 func (s *store) drop(key string) {
 	s.rev++
 	delete(s.keys, key)
-	s.tell(transport.Entry{Key: key, Revision: s.rev, Deleted: true})
+	s.tell(transport.Entry{Key: key, Revision: s.rev, Deleted: true}, true)
 }
 
 // expire drops what is over.

@@ -1,6 +1,7 @@
 package memory
 
 import (
+	"container/list"
 	"context"
 	"slices"
 	"strings"
@@ -8,16 +9,23 @@ import (
 	"github.com/jitney-bus/jitney/transport"
 )
 
-// watcher yields the changes of a store. It holds the last change of each key
-// that is yet to be read, so it is as large as the store at most. The store's
-// lock guards it.
+// watcher yields the changes of a store. Of a key that is yet to be read it holds
+// the last change, and none if the key came and went meanwhile: so it holds the
+// keys that are there, and those that its reader was told of and that are gone.
+// The store's lock guards it.
 type watcher struct {
 	s       *store
 	prefix  string
-	order   ring[string]               // "" is the end of the initial keys
-	latest  map[string]transport.Entry // by key
+	changes list.List                // of *change; the zero Entry ends the initial keys
+	unread  map[string]*list.Element // by key
 	waiting waitList
 	closed  bool
+}
+
+// change is what is yet to be read of one key.
+type change struct {
+	entry transport.Entry
+	told  bool // its reader takes the key to be there
 }
 
 func (s *store) Watch(ctx context.Context, prefix string) (transport.Source[transport.Entry], error) {
@@ -30,7 +38,7 @@ func (s *store) Watch(ctx context.Context, prefix string) (transport.Source[tran
 		return nil, err
 	}
 	defer s.mu.Unlock()
-	w := &watcher{s: s, prefix: prefix, latest: map[string]transport.Entry{}}
+	w := &watcher{s: s, prefix: prefix, unread: map[string]*list.Element{}}
 	var there []transport.Entry
 	for key, r := range s.keys {
 		if w.covers(key) {
@@ -39,10 +47,9 @@ func (s *store) Watch(ctx context.Context, prefix string) (transport.Source[tran
 	}
 	slices.SortFunc(there, func(a, b transport.Entry) int { return strings.Compare(a.Key, b.Key) })
 	for _, e := range there {
-		w.order.push(e.Key)
-		w.latest[e.Key] = e
+		w.add(e, false)
 	}
-	w.order.push("")
+	w.changes.PushBack(&change{})
 	s.watchers[w] = struct{}{}
 	return w, nil
 }
@@ -52,17 +59,28 @@ func (w *watcher) covers(key string) bool {
 	return ok && (w.prefix == "" || rest == "" || rest[0] == '.')
 }
 
-// tell gives a change to the watchers. The lock is held; a signal does not
-// block, since its waiter has just been taken off its list.
-func (s *store) tell(e transport.Entry) {
+func (w *watcher) add(e transport.Entry, told bool) {
+	w.unread[e.Key] = w.changes.PushBack(&change{e, told})
+}
+
+// tell gives a change to the watchers; was is whether the key was there before.
+// The lock is held; a signal does not block, since its waiter has just been taken
+// off its list.
+func (s *store) tell(e transport.Entry, was bool) {
 	for w := range s.watchers {
 		if !w.covers(e.Key) {
 			continue
 		}
-		if _, unread := w.latest[e.Key]; !unread {
-			w.order.push(e.Key)
+		switch at := w.unread[e.Key]; {
+		case at == nil:
+			w.add(e, was)
+		case e.Deleted && !at.Value.(*change).told:
+			w.changes.Remove(at)
+			delete(w.unread, e.Key)
+			continue
+		default:
+			at.Value.(*change).entry = e
 		}
-		w.latest[e.Key] = e
 		if x := w.waiting.take(); x != nil {
 			x.signal()
 		}
@@ -80,15 +98,14 @@ func (w *watcher) Next(ctx context.Context) (transport.Entry, error) {
 		if w.closed || s.closed {
 			return transport.Entry{}, transport.ErrClosed
 		}
-		if w.order.n > 0 {
-			key := w.order.pop()
-			e := w.latest[key] // the zero Entry for ""
-			delete(w.latest, key)
+		if first := w.changes.Front(); first != nil {
+			e := w.changes.Remove(first).(*change).entry
+			delete(w.unread, e.Key)
 			return copyEntry(e), nil
 		}
 		signalled := w.waiting.wait(ctx, &s.mu, nil)
 		if err := ctx.Err(); err != nil && !w.closed && !s.closed {
-			if signalled && w.order.n > 0 {
+			if signalled && w.changes.Len() > 0 {
 				if x := w.waiting.take(); x != nil {
 					x.signal()
 				}
@@ -103,6 +120,7 @@ func (w *watcher) Close(context.Context) error {
 	s.mu.Lock()
 	w.closed = true
 	delete(s.watchers, w)
+	w.changes, w.unread = list.List{}, nil
 	ws := w.waiting.takeAll(nil)
 	s.mu.Unlock()
 	for _, x := range ws {

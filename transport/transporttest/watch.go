@@ -17,6 +17,7 @@ func watchCases() []testCase {
 		{name: "WatchPrefix", run: watchPrefix},
 		{name: "WatchExpiry", run: watchExpiry},
 		{name: "WatchSlow", run: watchSlow},
+		{name: "WatchUnreadDelete", run: watchUnreadDelete},
 		{name: "WatchClose", run: watchClose},
 	}
 }
@@ -164,6 +165,40 @@ func watchSlow(e *env) {
 	for k := range keys {
 		require.Equal(e.t, fmt.Sprint(rounds), last[fmt.Sprintf("k.%d", k)])
 	}
+}
+
+// watchUnreadDelete: a watcher that does not read while keys go learns of each
+// that it was told of, and ends with what is there.
+func watchUnreadDelete(e *env) {
+	s := e.open().Store()
+	e.create(s, "before", "1", 0)
+	e.create(s, "told", "1", 0)
+	e.create(s, "back", "1", 0)
+	w := e.watch(s, "")
+	there := e.initial(w)
+	require.Len(e.t, there, 3)
+	ctx := e.ctx()
+	remove := func(key string) {
+		e.t.Helper()
+		require.NoError(e.t, s.Delete(ctx, key, 0))
+	}
+	remove("told")
+	remove("back")
+	e.create(s, "back", "2", 0)
+	e.create(s, "brief", "1", 0)
+	remove("brief")
+	e.create(s, "brief.again", "1", 0)
+	remove("brief.again")
+	e.create(s, "brief.again", "2", 0)
+	e.create(s, "end", "1", 0)
+	for there["end"] == "" {
+		if x := e.change(w); x.Deleted {
+			delete(there, x.Key)
+		} else {
+			there[x.Key] = string(x.Value)
+		}
+	}
+	require.Equal(e.t, map[string]string{"before": "1", "back": "2", "brief.again": "2", "end": "1"}, there)
 }
 
 func watchClose(e *env) {
