@@ -90,18 +90,25 @@ func (t *Transport) Request(ctx context.Context, m *transport.Message) (*transpo
 		w.signal()
 	}
 
+	var err error
 	select {
 	case a := <-r.answer:
 		return a.msg, a.err
 	case <-t.closing:
-		return nil, transport.ErrClosed
+		err = transport.ErrClosed
 	case <-ctx.Done():
 		c.mu.Lock()
 		if i := slices.Index(svc.queue, r); i >= 0 {
 			svc.queue = slices.Delete(svc.queue, i, i+1)
 		}
 		c.mu.Unlock()
-		return nil, ctx.Err()
+		err = ctx.Err()
+	}
+	select {
+	case a := <-r.answer: // there as well: it says more
+		return a.msg, a.err
+	default:
+		return nil, err
 	}
 }
 
