@@ -30,8 +30,11 @@ func newDedup(window time.Duration, limit int) dedup {
 	}
 }
 
-// applies reports whether m is one to remember.
-func (d *dedup) applies(m *transport.Message) bool { return m.ID != "" && d.window > 0 }
+// applies reports whether m is one to remember. A fresh ID comes once, since this
+// driver sends nothing twice.
+func (d *dedup) applies(m *transport.Message) bool {
+	return m.ID != "" && !m.Fresh && d.window > 0
+}
 
 // print is the fingerprint of m's address and ID. It needs no lock.
 func (d *dedup) print(m *transport.Message) (f fingerprint) {

@@ -55,8 +55,8 @@ type Config struct {
 	// MaxBody is the largest body in bytes; it has effect with Codec only, since
 	// values have no size. Default 1 MiB - 64 KiB, as on NATS.
 	MaxBody int
-	// DedupWindow is how long an event's ID is remembered. Default 2 minutes;
-	// negative: not at all.
+	// DedupWindow is how long an event's ID is remembered, unless it is Fresh.
+	// Default 2 minutes; negative: not at all.
 	DedupWindow time.Duration
 	// MaxDedup is how many IDs are remembered: at a higher rate the window is
 	// shorter. Default 32,768.

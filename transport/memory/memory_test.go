@@ -318,3 +318,18 @@ func TestNoDedup(t *testing.T) {
 	require.NoError(t, tr.Publish(t.Context(), event("x"), event("x")))
 	require.Equal(t, 2, tr.Stats().Events)
 }
+
+// A fresh ID is not remembered, and pushes out none that is.
+func TestFreshIDs(t *testing.T) {
+	tr := memory.New(memory.Config{MaxDedup: 10})
+	defer tr.Close(t.Context())
+	subscribe(t, tr, transport.Subscription{Group: "g"})
+	require.NoError(t, tr.Publish(t.Context(), event("x")))
+	for i := range 100 {
+		m := event(fmt.Sprint(i))
+		m.Fresh = true
+		require.NoError(t, tr.Publish(t.Context(), m))
+	}
+	require.NoError(t, tr.Publish(t.Context(), event("x"), event("99")))
+	require.Equal(t, 102, tr.Stats().Events)
+}
