@@ -17,7 +17,6 @@ type delivery struct {
 	// The transport's lock guards the rest.
 	e          *entry // nil once it is no longer this reader's
 	state      state
-	ackWait    time.Duration
 	until      time.Duration // the lease
 	expires    time.Duration // the group gets it again
 	prev, next *delivery     // the queue's leases
@@ -37,8 +36,8 @@ func (d *delivery) Sequence() uint64            { return d.seq }
 
 // leased starts the lease.
 func (d *delivery) leased(now time.Duration) {
-	d.expires = after(now, d.ackWait)
-	d.until = after(now, d.ackWait/10*8)
+	d.expires = after(now, d.q.ackWait)
+	d.until = after(now, d.q.ackWait/10*8)
 }
 
 func (d *delivery) Lease() time.Time {

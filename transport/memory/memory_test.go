@@ -196,10 +196,9 @@ func TestHistoryTakenUpAgain(t *testing.T) {
 // On fake time delays, leases and TTLs end on the nanosecond.
 func TestTimesAreExact(t *testing.T) {
 	inBubble(t, memory.Config{}, func(t *testing.T, tr *memory.Transport) {
-		long := subscribe(t, tr, transport.Subscription{Group: "g", AckWait: time.Hour})
-		short := subscribe(t, tr, transport.Subscription{Group: "g", AckWait: time.Minute})
+		src := subscribe(t, tr, transport.Subscription{Group: "g", AckWait: time.Minute})
 		began := time.Now()
-		for _, id := range []string{"leased long", "leased short", "nak'd", "extended"} {
+		for _, id := range []string{"leased", "nak'd", "extended", "leased for an hour"} {
 			require.NoError(t, tr.Publish(t.Context(), event(id)))
 		}
 		delayed := event("delayed")
@@ -208,21 +207,24 @@ func TestTimesAreExact(t *testing.T) {
 		later.DeliverAt = began.Add(3 * time.Hour)
 		require.NoError(t, tr.Publish(t.Context(), later, delayed))
 
-		next(t, long)
-		next(t, short)
-		require.NoError(t, next(t, short).Nak(t.Context(), time.Second))
-		extended := next(t, short)
+		next(t, src)
+		require.NoError(t, next(t, src).Nak(t.Context(), time.Second))
+		extended := next(t, src)
 		time.Sleep(500 * time.Millisecond)
 		require.NoError(t, extended.Extend(t.Context()))
 		require.Equal(t, began.Add(500*time.Millisecond+48*time.Second), extended.Lease())
+		subscribe(t, tr, transport.Subscription{Group: "g", AckWait: time.Hour})
+		shorter := subscribe(t, tr, transport.Subscription{Group: "g", AckWait: time.Second})
+		require.Equal(t, began.Add(500*time.Millisecond+48*time.Minute), next(t, shorter).Lease(), "the group's")
 		for _, want := range []struct {
 			id    string
 			after time.Duration
 		}{
-			{"nak'd", time.Second}, {"delayed", 2 * time.Second}, {"leased short", time.Minute},
-			{"extended", time.Minute + 500*time.Millisecond}, {"leased long", time.Hour}, {"later", 3 * time.Hour},
+			{"nak'd", time.Second}, {"delayed", 2 * time.Second}, {"leased", time.Minute},
+			{"extended", time.Minute + 500*time.Millisecond},
+			{"leased for an hour", time.Hour + 500*time.Millisecond}, {"later", 3 * time.Hour},
 		} {
-			d := next(t, long)
+			d := next(t, src)
 			require.Equal(t, want.id, d.Message().ID)
 			require.Equal(t, want.after, time.Since(began), want.id)
 			require.NoError(t, d.Ack(t.Context()))

@@ -24,6 +24,7 @@ type queue struct {
 
 	unsettled  int // events of a group
 	maxPending int // of out
+	ackWait    time.Duration
 	dropping   bool
 }
 
@@ -159,29 +160,21 @@ func (q *queue) tick() {
 	}
 }
 
-// leases lists deliveries in order of expiry.
+// leases lists deliveries in order of expiry, which is the order of lease: the
+// clock and a group's AckWait do not go back.
 type leases struct {
 	head, tail *delivery
 	n          int
 }
 
-// add puts d where it belongs: with one AckWait, at the end.
 func (l *leases) add(d *delivery) {
-	after := l.tail
-	for after != nil && after.expires > d.expires {
-		after = after.prev
-	}
-	d.prev = after
-	if after == nil {
-		d.next, l.head = l.head, d
+	d.prev, d.next = l.tail, nil
+	if l.tail == nil {
+		l.head = d
 	} else {
-		d.next, after.next = after.next, d
+		l.tail.next = d
 	}
-	if d.next == nil {
-		l.tail = d
-	} else {
-		d.next.prev = d
-	}
+	l.tail = d
 	l.n++
 }
 

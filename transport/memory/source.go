@@ -13,12 +13,12 @@ type source struct {
 	t             *Transport
 	q             *queue
 	name, session string
-	ackWait       time.Duration
 	closed        bool
 }
 
-// Subscribe starts to read events. AckWait is the reader's own; MaxAckPending
-// is the group's, as its latest reader has it.
+// Subscribe starts to read events. AckWait and MaxAckPending are the group's: the
+// longest AckWait that a reader asked for, since the others' leases would become
+// wrong by a shorter one, and the MaxAckPending of the latest reader.
 func (t *Transport) Subscribe(ctx context.Context, s transport.Subscription) (transport.Source[transport.Delivery], error) {
 	if err := ctx.Err(); err != nil {
 		return nil, err
@@ -41,7 +41,7 @@ func (t *Transport) Subscribe(ctx context.Context, s transport.Subscription) (tr
 		s.MaxAckPending = 10_000
 	}
 
-	src := &source{t: t, name: s.Name, session: s.Session, ackWait: s.AckWait}
+	src := &source{t: t, name: s.Name, session: s.Session}
 	t.mu.Lock()
 	if t.closed {
 		t.mu.Unlock()
@@ -60,6 +60,7 @@ func (t *Transport) Subscribe(ctx context.Context, s transport.Subscription) (tr
 			ws = src.q.waiting.takeAll(nil) // more may go on
 		}
 		src.q.maxPending = s.MaxAckPending
+		src.q.ackWait = max(src.q.ackWait, s.AckWait)
 	}
 	t.mu.Unlock()
 	for _, w := range ws {
@@ -105,7 +106,6 @@ func (s *source) Next(ctx context.Context) (transport.Delivery, error) {
 	c.e.taken = true
 	d.q, d.e, d.n, d.seq, d.msg = q, c.e, c.n, c.e.seq, &c.e.msg
 	if q.group != "" {
-		d.ackWait = s.ackWait
 		q.lease(d, t.now())
 	}
 	t.mu.Unlock()

@@ -15,6 +15,7 @@ func leaseCases() []testCase {
 		{name: "LeaseLost", run: leaseLost},
 		{name: "ExtendDefersExpiry", run: extendDefersExpiry},
 		{name: "LeaseIsPerDelivery", run: leaseIsPerDelivery},
+		{name: "AckWaitDiffers", run: ackWaitDiffers},
 	}
 }
 
@@ -117,4 +118,29 @@ func leaseIsPerDelivery(e *env) {
 	d = e.next(src) // the extension ran out too
 	require.Equal(e.t, text(kept.Message()), text(d.Message()))
 	e.ack(d)
+}
+
+// ackWaitDiffers: whatever the readers of a group ask for, in whatever order, no
+// lease ends early.
+func ackWaitDiffers(e *env) {
+	tr := e.open()
+	for i, waits := range [][2]time.Duration{{e.ackWait, 3 * e.ackWait}, {3 * e.ackWait, e.ackWait}} {
+		var srcs [2]transport.Source[transport.Delivery]
+		group := []string{"g", "h"}[i]
+		for i, wait := range waits {
+			srcs[i] = e.subscribe(tr, transport.Subscription{Name: "a.done", Group: group, AckWait: wait, Prefetch: 1})
+		}
+		e.publish(tr, e.to(group, "a.done", "0"), e.to(group, "a.done", "1"))
+		leases := map[string]time.Time{}
+		for _, src := range srcs {
+			d := e.next(src)
+			leases[text(d.Message())] = d.Lease()
+		}
+		for range srcs {
+			d := e.next(srcs[0])
+			require.False(e.t, time.Now().Before(leases[text(d.Message())]), "delivered again within the lease")
+			require.Equal(e.t, 2, d.Deliveries())
+			e.ack(d)
+		}
+	}
 }
