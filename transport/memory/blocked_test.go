@@ -85,3 +85,24 @@ func TestDueMakesRoom(t *testing.T) {
 		requirePublished(t, done)
 	})
 }
+
+// What is addressed to a group waits for it, also for one that has yet to come.
+func TestGroupThatNeverCame(t *testing.T) {
+	inBubble(t, memory.Config{MaxEvents: 2}, func(t *testing.T, tr *memory.Transport) {
+		subscribe(t, tr, transport.Subscription{Group: "g"})
+		for _, id := range []string{"1", "2"} {
+			m := event(id)
+			m.To.Group = "absent"
+			require.NoError(t, tr.Publish(t.Context(), m))
+		}
+		time.Sleep(30 * 24 * time.Hour)
+		ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
+		defer cancel()
+		err := tr.Publish(ctx, event("3"))
+		var full *transport.BacklogError
+		require.ErrorAs(t, err, &full)
+		require.Equal(t, "absent", full.Group, "it says who is missing")
+		require.Equal(t, []string{"1", "2"}, ids(t, subscribe(t, tr, transport.Subscription{Group: "absent"}), 2))
+		require.NoError(t, tr.Publish(t.Context(), event("3")))
+	})
+}

@@ -7,7 +7,9 @@
 //     own place in it. Until the log is full a slow group delays nobody. When it
 //     is full of events that some group has not settled, Publish waits for its
 //     ctx and then returns a *transport.BacklogError that names the group that
-//     is furthest behind. Delayed events count too.
+//     is furthest behind. Delayed events count too, and so does an event that is
+//     addressed to a group: it waits for that group even if the group has never
+//     been subscribed, and holds its place in the log for good if it never is.
 //  2. An event that no group is still to settle, be it that all did or that none
 //     was there, stays as history for groups that start at All or Since:
 //     [Config.MaxHistory] of them, fewer if the log is full. The longest settled
