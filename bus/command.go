@@ -87,8 +87,8 @@ func newCommandHandler[C, R any](fn func(context.Context, C) (R, error)) *comman
 	return &commandHandler{
 		goType: reflect.TypeFor[C](),
 		typed:  fn,
-		inner: func(ctx context.Context, m *Message) (any, error) {
-			c, err := convert[C](m.Value)
+		inner: func(ctx context.Context, v any) (any, error) {
+			c, err := convert[C](v)
 			if err != nil {
 				return nil, err
 			}

@@ -107,7 +107,7 @@ func (s *scope) direct(t reflect.Type) *commandHandler {
 	if !s.bus.short || s.bus.closed.Load() {
 		return nil
 	}
-	if h := s.commands.Load().byType[t]; h != nil && h.bare && h.live.Load() {
+	if h := s.commands.Load().byType[t]; h != nil && h.run == nil && h.live.Load() {
 		return h
 	}
 	return nil

@@ -19,12 +19,11 @@ var errGoexit = &panicError{value: "handler called runtime.Goexit"}
 type commandHandler struct {
 	scope  *scope
 	info   *typeInfo
-	name   string       // the defined name, "" for a type that names itself
-	goType reflect.Type // what fn takes
-	typed  any          // func(context.Context, C) (R, error)
-	inner  Func         // typed, with its value unboxed
-	run    Func         // the receiving chain around inner
-	bare   bool         // run is inner: no middleware
+	name   string                                  // the defined name, "" for a type that names itself
+	goType reflect.Type                            // what fn takes
+	typed  any                                     // func(context.Context, C) (R, error)
+	inner  func(context.Context, any) (any, error) // typed, with its value unboxed
+	run    Func                                    // the receiving chain around inner; nil if there is none
 
 	// slots bounds what runs at once, whichever way it came. Who fills all of
 	// them has waited for all that ran.
@@ -60,8 +59,11 @@ func (s *scope) handle(ctx context.Context, h *commandHandler, opts []HandleOpti
 	}
 	h.scope = s
 	h.slots = make(chan struct{}, o.concurrency)
-	h.bare = len(b.cfg.Receiving) == 0 && len(o.middleware) == 0
-	h.run = protect(chain(b.cfg.Receiving, chain(o.middleware, h.inner)))
+	if len(b.cfg.Receiving)+len(o.middleware) > 0 {
+		h.run = protect(chain(b.cfg.Receiving, chain(o.middleware, func(ctx context.Context, m *Message) (any, error) {
+			return h.inner(ctx, m.Value)
+		})))
+	}
 	if err := s.reserve(h); err != nil {
 		return err
 	}
@@ -197,7 +199,7 @@ func (h *commandHandler) local(ctx context.Context, m *Message) (any, error) {
 	go func() {
 		defer close(run.done)
 		defer h.leave(k)
-		run.r, run.err = h.run(k, k.message(m.Value))
+		run.r, run.err = h.handle(k, m.Value)
 	}()
 	if err := awaitDirect(ctx, k, run.done); err != nil {
 		return nil, err
@@ -242,7 +244,16 @@ func (h *commandHandler) runRequest(k *call, tm *transport.Message) (any, error)
 	if err := h.info.validate("", v); err != nil {
 		return nil, err
 	}
-	return h.run(k, k.message(v))
+	return h.handle(k, v)
+}
+
+// handle runs the handler in its chain. A panic is an error.
+func (h *commandHandler) handle(k *call, v any) (result any, err error) {
+	if h.run != nil {
+		return h.run(k, k.message(v))
+	}
+	defer recovered(&err)
+	return h.inner(k, v)
 }
 
 func (h *commandHandler) call(req transport.Request) *call {
@@ -272,8 +283,8 @@ func (h *commandHandler) reply(k *call, req transport.Request, result any, err e
 	} else if tm.Header.Get(headerReceipt) != "" {
 		r.Header = Header{headerService: {b.cfg.Service}}
 	}
-	ctx, cancel := context.WithTimeout(context.WithoutCancel(h.scope.work), replyTimeout)
-	defer cancel()
+	ctx := &lazyContext{parent: context.Background(), timeout: replyTimeout}
+	defer ctx.end()
 	err = req.Reply(ctx, r)
 	var size *transport.SizeError
 	if errors.As(err, &size) {
