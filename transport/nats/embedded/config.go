@@ -73,7 +73,7 @@ func (c *Config) setDefaults() {
 func (c *Config) validate() error {
 	var errs []error
 	if strings.ContainsAny(c.Name, " \t\r\n") {
-		errs = append(errs, fmt.Errorf("Name %q must not contain white space", c.Name))
+		errs = append(errs, fmt.Errorf("invalid Name %q: it must not contain white space", c.Name))
 	}
 	if c.MaxMemory < 0 || c.MaxStore < 0 {
 		errs = append(errs, errors.New("MaxMemory and MaxStore must not be negative"))
@@ -123,14 +123,14 @@ func (c *Config) options(dir string) (*server.Options, error) {
 func loopback(listen string) (string, int, error) {
 	host, p, err := net.SplitHostPort(listen)
 	if err != nil {
-		return "", 0, fmt.Errorf("Listen %q must be host:port: %w", listen, err)
+		return "", 0, fmt.Errorf("invalid Listen %q: it must be host:port: %w", listen, err)
 	}
 	port, err := strconv.ParseUint(p, 10, 16)
 	if err != nil {
-		return "", 0, fmt.Errorf("Listen %q: the port must be a number from 0 to 65535", listen)
+		return "", 0, fmt.Errorf("invalid Listen %q: the port must be a number from 0 to 65535", listen)
 	}
 	if ip := net.ParseIP(host); host != "localhost" && (ip == nil || !ip.IsLoopback()) {
-		return "", 0, fmt.Errorf("Listen %q must be a loopback address such as 127.0.0.1:0; for other machines run a nats-server of its own, with credentials", listen)
+		return "", 0, fmt.Errorf("invalid Listen %q: it must be a loopback address such as 127.0.0.1:0; for other machines run a nats-server of its own, with credentials", listen)
 	}
 	if port == 0 {
 		return host, server.RANDOM_PORT, nil
