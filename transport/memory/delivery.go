@@ -11,11 +11,10 @@ import (
 type delivery struct {
 	msg *transport.Message // the entry's own, without a codec
 	q   *queue
-	seq uint64
-	n   int
+	e   *entry
+	n   int32
 
 	// The transport's lock guards the rest.
-	e          *entry // nil once it is no longer this reader's
 	state      state
 	until      time.Duration // the lease
 	expires    time.Duration // the group gets it again
@@ -31,8 +30,8 @@ const (
 )
 
 func (d *delivery) Message() *transport.Message { return d.msg }
-func (d *delivery) Deliveries() int             { return d.n }
-func (d *delivery) Sequence() uint64            { return d.seq }
+func (d *delivery) Deliveries() int             { return int(d.n) }
+func (d *delivery) Sequence() uint64            { return d.e.seq }
 
 // leased starts the lease.
 func (d *delivery) leased(now time.Duration) {
@@ -90,7 +89,7 @@ func (d *delivery) settle(how outcome, delay time.Duration) error {
 			return err
 		}
 	}
-	d.state, d.e = settled, nil
+	d.state = settled
 	if q.group != "" {
 		q.out.remove(d)
 	}

@@ -8,19 +8,17 @@ import (
 
 // entry is one event of the log. Its message does not change.
 type entry struct {
-	msg   transport.Message
-	seq   uint64
-	at    time.Duration // when it was stored
-	refs  int           // groups that have not settled it
-	dedup bool
-	print fingerprint // with dedup
+	msg transport.Message
+	seq uint64
+	at  time.Duration // when it was stored
 
 	prev, next *entry // the log, in order of seq
 	settled    *entry // the next in order of settling
 	isSettled  bool   // it is in that list
 
-	first delivery // the first copy handed out, in the same piece of memory
 	taken bool     // first is
+	refs  int32    // groups that have not settled it
+	first delivery // the first copy handed out, in the same piece of memory
 }
 
 // log is the bounded list of events. An entry that no group is to settle is

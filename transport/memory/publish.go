@@ -49,17 +49,18 @@ func (t *Transport) publish(ctx context.Context, m *transport.Message) transport
 	}
 	e := &entry{}
 	t.carry(&e.msg, m)
-	if e.dedup = t.dedup.applies(m); e.dedup {
-		e.print = t.dedup.print(m)
+	var id fingerprint // the zero one is of an event that is not remembered
+	if t.dedup.applies(m) {
+		id = t.dedup.print(m)
 	}
 	var woken [8]*waiter
 	t.mu.Lock()
 	now := t.now()
-	o, ok := t.admit(ctx, e, &now)
+	o, ok := t.admit(ctx, id, &now)
 	ws := woken[:0]
 	if ok {
-		if e.dedup {
-			t.dedup.remember(e.print, now)
+		if id != (fingerprint{}) {
+			t.dedup.remember(id, now)
 		}
 		t.log.reserve()
 		if due, later := t.dueAt(m, now); later {
@@ -98,14 +99,14 @@ func (t *Transport) checkEvent(m *transport.Message) error {
 	return t.checkBody(m)
 }
 
-// admit waits until there is room for e. It is false if e is not to be stored,
-// with the outcome.
-func (t *Transport) admit(ctx context.Context, e *entry, now *time.Duration) (o transport.Outcome, ok bool) {
+// admit waits until there is room for one more. It is false if the event is not
+// to be stored, with the outcome.
+func (t *Transport) admit(ctx context.Context, id fingerprint, now *time.Duration) (o transport.Outcome, ok bool) {
 	for {
 		switch {
 		case t.closed:
 			return refuse(transport.ErrClosed), false
-		case e.dedup && t.dedup.known(e.print, *now):
+		case id != (fingerprint{}) && t.dedup.known(id, *now):
 			return transport.Outcome{Status: transport.Duplicate}, false
 		case t.log.room():
 			return transport.Outcome{Status: transport.Stored}, true

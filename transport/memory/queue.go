@@ -31,7 +31,7 @@ type queue struct {
 // copied is an event with the number of its next delivery.
 type copied struct {
 	e *entry
-	n int
+	n int32
 }
 
 func newQueue(t *Transport, group string) *queue {
@@ -141,7 +141,6 @@ func (q *queue) tick() {
 		q.out.remove(d)
 		d.state = lost
 		q.again.push(copied{d.e, d.n + 1})
-		d.e = nil
 		ws = q.wake(ws)
 	}
 	for c, ok := q.delayed.take(now); ok; c, ok = q.delayed.take(now) {
