@@ -63,9 +63,10 @@ func (t *Transport) publish(ctx context.Context, m *transport.Message) transport
 			t.dedup.remember(id, now)
 		}
 		t.log.reserve()
-		if due, later := t.dueAt(m, now); later {
-			t.scheduled.add(due, e)
-			t.due.setFor(due, now)
+		if wait := untilDue(m); wait > 0 {
+			now = t.now() // read after wait: never early
+			t.scheduled.add(after(now, wait), e)
+			t.due.setFor(after(now, wait), now)
 		} else {
 			t.log.append(e, now)
 			ws = t.route(e, ws)
@@ -118,13 +119,12 @@ func (t *Transport) admit(ctx context.Context, id fingerprint, now *time.Duratio
 	}
 }
 
-// dueAt is when m is to be delivered; later is false if that is now.
-func (t *Transport) dueAt(m *transport.Message, now time.Duration) (due time.Duration, later bool) {
+// untilDue is how long m is still to wait, be it that it has waited for room.
+func untilDue(m *transport.Message) time.Duration {
 	if m.DeliverAt.IsZero() {
-		return 0, false
+		return 0
 	}
-	wait := time.Until(m.DeliverAt) // here, since there may have been a wait for room
-	return after(now, wait), wait > 0
+	return time.Until(m.DeliverAt)
 }
 
 // wakeBlocked wakes a publisher if there is room. Each that leaves wakes the
