@@ -162,7 +162,7 @@ func (h *commandHandler) leave(k *call) {
 // and no less than one of another process.
 func (h *commandHandler) failed(k *call, err error) error {
 	b := h.scope.bus
-	w := b.toWire(err, int(k.attempt))
+	w := b.toWire(k.outcome(err), int(k.attempt))
 	b.logFailure(k, err)
 	return b.fromWire(k.name, k.id(), w)
 }
@@ -244,7 +244,8 @@ func (h *commandHandler) runRequest(k *call, tm *transport.Message) (any, error)
 	if err := h.info.validate("", v); err != nil {
 		return nil, err
 	}
-	return h.handle(k, v)
+	result, err := h.handle(k, v)
+	return result, k.outcome(err)
 }
 
 // handle runs the handler in its chain. A panic is an error.

@@ -1,0 +1,52 @@
+package bus
+
+import (
+	"context"
+	"errors"
+	"time"
+)
+
+// outcome is a handler's error as its caller may take it. A code that the
+// handler chose travels. The code of what the handler asked of the bus does not:
+// to its caller the handler has run, and failed. What else the error says is
+// kept, and errors.Is works on it as before.
+func (k *call) outcome(err error) error {
+	var e *Error
+	var p *panicError
+	switch {
+	case err == nil, errors.As(err, &p):
+		return err
+	case CodeOf(err) == CodeTimeout && k.expired():
+		return err // the caller's deadline, which the handler was bound by
+	case errors.As(err, &e):
+		if e.Op == "" && e.Code.handlers() {
+			return err
+		}
+	case !errors.Is(err, context.DeadlineExceeded) && !errors.Is(err, context.Canceled):
+		return err // CodeFailed by itself
+	}
+	failed := &Error{Code: CodeFailed, Message: err.Error(), cause: err}
+	if e != nil {
+		failed.Wire, failed.Details = e.Wire, e.Details
+	}
+	return failed
+}
+
+// expired reports whether the call's own deadline has passed.
+func (k *call) expired() bool {
+	d, ok := k.Deadline()
+	return ok && !time.Now().Before(d)
+}
+
+// handlers reports whether a handler may choose the code. Those that tell
+// whether anything ran, or what became of a message, are the bus's to say, of
+// what it did itself; and a code is a name.
+func (c Code) handlers() bool {
+	switch c {
+	case CodeNoHandler, CodeBusy, CodeUnavailable, CodeTimeout, CodeCancelled,
+		CodeUnknown, CodeBacklog, CodeClosed:
+		return false
+	default:
+		return checkName(string(c)) == nil
+	}
+}
