@@ -36,7 +36,8 @@ type Bus struct {
 
 // New returns a bus on tr, which it owns from then on: Close closes it. Handlers
 // and subscriptions take effect as they are registered; there is nothing to
-// start. The error, of CodeInvalid, joins every setting that breaks its rule.
+// start. The error, of CodeInvalid, joins every setting that breaks its rule;
+// the transport then stays the caller's, to use again or to close.
 func New(tr transport.Transport, cfg Config) (*Bus, error) {
 	if tr == nil {
 		return nil, errorf(CodeInvalid, "new", "", "transport is nil; open one with memory.New or nats.Open")

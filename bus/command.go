@@ -58,6 +58,11 @@ func HandleNone[C Returning[None]](ctx context.Context, s Scope, fn func(context
 // sure); CodeFailed and CodePanic come from the handler; CodeTimeout,
 // CodeCancelled and CodeUnknown mean that the handler may have run.
 //
+// CodeNoHandler comes at once, within tens of milliseconds, whatever the
+// deadline: a caller that starts before any handler does gets it, and asks again
+// itself if it wants to wait. What the handler's own calls of the bus return is
+// CodeFailed to the caller, with their message, details and registered error.
+//
 // The handler does not see ctx's values. It sees its deadline, and goes on when
 // ctx is cancelled.
 func Execute[C Returning[R], R any](ctx context.Context, s Scope, c C, opts ...ExecuteOption) (R, error) {
