@@ -16,18 +16,20 @@ import (
 const (
 	// What may wait between the connection and the reader, beyond Prefetch; more
 	// is read from the stream when the reader gets there.
-	livePendingMsgs  = 1024
+	livePendingMsgs  = 8192
 	livePendingBytes = 4 << 20
 	// liveHeard is how many events may be heard before the stream is asked whether
 	// these were all.
 	liveHeard = 1 << 14
+	// countTries is how often events are counted until none is stored meanwhile.
+	countTries = 5
 	// liveSilence is after how long without events the reader asks the stream
 	// whether it missed one; while it misses none it asks less often, down to
 	// each liveSilenceMost.
 	liveSilence     = 5 * time.Second
 	liveSilenceMost = 40 * time.Second
 	// liveBatch and liveBatchBytes bound what is read from the stream at once.
-	liveBatch      = 64
+	liveBatch      = 512
 	liveBatchBytes = 1 << 20
 	// liveWaiting is how many naks of one reader may wait.
 	liveWaiting = 1000
@@ -79,6 +81,7 @@ type liveReader struct {
 	heardAt time.Time         // when the last event came, or the stream was asked
 	silence time.Duration     // after how long the stream is asked again
 	dirty   bool              // events after cur may be missing, and those that come are not handed out
+	gap     bool              // events after sure are missing
 	retry   time.Duration     // the last pause between two tries to get clean
 	retryAt time.Time
 }

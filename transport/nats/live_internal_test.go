@@ -228,7 +228,7 @@ func TestLiveAfterAnotherConnection(t *testing.T) {
 // A reader that is too slow loses nothing and keeps little.
 func TestLiveSlowReader(t *testing.T) {
 	inLiveBubble(t, transport.Subscription{Prefetch: 1}, func(t *testing.T, l *liveTest) {
-		ms := make([]*transport.Message, 3*livePendingMsgs)
+		ms := make([]*transport.Message, livePendingMsgs+2000)
 		for i := range ms {
 			ms[i] = &transport.Message{To: transport.Address{Name: "a.done"}, Body: strconv.AppendInt(nil, int64(i), 10)}
 		}

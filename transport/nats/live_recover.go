@@ -28,6 +28,7 @@ func (r *liveReader) hear(m *nats.Msg) {
 	subject := lastHeader(m.Header, hdrSubject)
 	if known := max(r.sure, r.seen[subject]); last > known {
 		r.log.Warn("events were lost on the way and are read from the stream", "after", known, "to", last)
+		r.gap = true
 		r.soil()
 		return
 	}
@@ -47,8 +48,6 @@ func (r *liveReader) check() {
 	read := r.read
 	if r.recover(); r.read == read && !r.dirty {
 		r.silence = min(2*r.silence, liveSilenceMost)
-	} else if r.read != read {
-		r.log.Warn("events were lost on the way and were read from the stream", "events", r.read-read)
 	}
 }
 
@@ -106,13 +105,15 @@ func (r *liveReader) catchUp() error {
 	if err != nil {
 		return err
 	}
-	if len(r.heard) > 0 {
+	if len(r.heard) > 0 && !r.gap {
 		whole, err := r.heardAll()
 		if err != nil {
 			return err
 		}
 		if whole {
 			r.makeSure(r.cur)
+		} else {
+			r.log.Warn("events were lost on the way and are read from the stream", "after", r.sure, "to", r.cur)
 		}
 	}
 	if err := r.readTo(last); err != nil {
@@ -120,6 +121,7 @@ func (r *liveReader) catchUp() error {
 	}
 	r.makeSure(max(r.cur, last)) // what is not there was removed
 	clear(r.seen)
+	r.gap = false
 	return nil
 }
 
@@ -150,25 +152,42 @@ func (r *liveReader) last() (last uint64, err error) {
 }
 
 // heardAll says whether as many events are stored after sure and up to cur as
-// were heard. Events that are stored meanwhile leave it open, which counts as no.
+// were heard. Where events keep being stored while it counts, a loss of fewer
+// than these would not show; it counts a few times before it lets that pass.
 func (r *liveReader) heardAll() (whole bool, err error) {
+	heard := uint64(len(r.heard))
 	err = r.call(func(ctx context.Context, js jetstream.JetStream) error {
-		var count [3]uint64
-		for i, from := range []uint64{r.cur, r.sure, r.cur} {
-			req := msgRequest{NextFor: r.filter, Seq: from + 1, Batch: 1}
-			_, n, err := fromReplica(ctx, js, r.stream, req)
-			if errors.Is(err, nats.ErrNoResponders) {
-				return nil // direct reads are not allowed, and no leader counts
-			}
+		before, err := r.countAfter(ctx, js, r.cur)
+		for range countTries {
 			if err != nil {
-				return err
+				break
 			}
-			count[i] = n
+			var all, after uint64
+			if all, err = r.countAfter(ctx, js, r.sure); err != nil {
+				break
+			}
+			if after, err = r.countAfter(ctx, js, r.cur); err != nil {
+				break
+			}
+			whole = all-after <= heard && heard <= all-before
+			if before == after {
+				return nil
+			}
+			before = after
 		}
-		whole = count[0] == count[2] && count[1]-count[0] == uint64(len(r.heard))
-		return nil
+		if errors.Is(err, nats.ErrNoResponders) {
+			whole = false // direct reads are not allowed, and the leader does not count
+			return nil
+		}
+		return err
 	})
 	return whole, err
+}
+
+// countAfter returns how many events are stored after a sequence.
+func (r *liveReader) countAfter(ctx context.Context, js jetstream.JetStream, seq uint64) (uint64, error) {
+	_, count, err := fromReplica(ctx, js, r.stream, msgRequest{NextFor: r.filter, Seq: seq + 1, Batch: 1})
+	return count, err
 }
 
 // readTo hands out the events of the stream after sure and up to a sequence, but
