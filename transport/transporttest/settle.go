@@ -2,6 +2,7 @@ package transporttest
 
 import (
 	"context"
+	"math"
 	"time"
 
 	"github.com/stretchr/testify/require"
@@ -14,6 +15,7 @@ func settleCases() []testCase {
 		{name: "AckSettles", run: ackSettles},
 		{name: "NakNow", run: nakNow},
 		{name: "NakDelay", run: nakDelay},
+		{name: "NakFar", run: nakFar},
 		{name: "NakOrder", run: nakOrder},
 		{name: "NakReachesOtherReader", run: nakReachesOtherReader},
 		{name: "NakBlocksNobody", run: nakBlocksNobody},
@@ -81,6 +83,18 @@ func nakDelay(e *env) {
 	require.GreaterOrEqual(e.t, time.Since(before), e.delay, "delivered early")
 	require.Equal(e.t, 2, d.Deliveries())
 	e.ack(d)
+	e.nothing(src)
+}
+
+// nakFar: a delay that never ends holds up no other.
+func nakFar(e *env) {
+	tr := e.open()
+	src := e.group(tr, "a.done", "g")
+	e.pass(e.quiet) // the backend's clock is past its start
+	e.publish(tr, e.events("a.done", 2)...)
+	require.NoError(e.t, e.next(src).Nak(e.ctx(), math.MaxInt64))
+	require.NoError(e.t, e.next(src).Nak(e.ctx(), e.delay))
+	require.Equal(e.t, []string{"1"}, texts(e.take(src, 1)))
 	e.nothing(src)
 }
 
