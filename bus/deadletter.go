@@ -72,7 +72,7 @@ func (f *flight) original() *transport.Message {
 	m.To.Group = ""
 	m.DeliverAt = time.Time{}
 	m.Header = m.Header.Clone()
-	for _, key := range []string{headerOrigin, headerHandler, headerAttempt} {
+	for _, key := range []string{headerOrigin, headerHandler, headerAttempt, headerSearch} {
 		delete(m.Header, key)
 	}
 	return &m

@@ -23,6 +23,7 @@ type flight struct {
 	value     any
 	failed    int       // failed runs before this delivery: those of the copy it came from
 	target    string    // only this listener
+	search    int       // how often it was passed on because target was not there
 	began     time.Time // of this dispatch; guarded by mu once shared
 	runs      []*run    // to do now
 	succeeded bool      // some listener is done with it: it must not run whole again
@@ -58,7 +59,7 @@ type run struct {
 func (r *reader) handle(d transport.Delivery) {
 	f := &flight{r: r, d: d, m: d.Message(), began: time.Now(), fresh: true}
 	f.id = f.m.ID
-	if f.m.Header != nil {
+	if f.m.To.Group != "" {
 		f.readHeader()
 	}
 	r.keep.add(f)
@@ -68,7 +69,10 @@ func (r *reader) handle(d transport.Delivery) {
 			f.settle()
 		}
 	}()
-	if code, err := f.open(); err != nil {
+	f.plan()
+	if len(f.runs) == 0 {
+		f.nobody()
+	} else if code, err := f.open(); err != nil {
 		f.refuse(code, err)
 	} else {
 		f.dispatch()
@@ -77,41 +81,53 @@ func (r *reader) handle(d transport.Delivery) {
 	settled = true
 }
 
-// readHeader reads what the bus wrote on a copy meant for one group.
+// readHeader reads what the bus wrote on a copy meant for one group. On an event
+// for everybody these headers are somebody else's and mean nothing.
 func (f *flight) readHeader() {
 	h := f.m.Header
 	f.target = h.Get(headerHandler)
-	if n, err := strconv.Atoi(h.Get(headerAttempt)); err == nil && n > 0 {
-		f.failed = n
-	}
+	f.failed = count(h.Get(headerAttempt))
+	f.search = count(h.Get(headerSearch))
 	if origin := h.Get(headerOrigin); origin != "" {
 		f.id = origin
 	}
 }
 
-// open decodes the event and finds its listeners. An error is a message that no
-// run can mend.
+// count reads a number that the bus wrote; what somebody else wrote is 0.
+func count(s string) int {
+	n, err := strconv.Atoi(s)
+	if err != nil {
+		return 0
+	}
+	return min(max(n, 0), math.MaxInt32)
+}
+
+// plan finds out which listeners of this process are to handle the event.
+func (f *flight) plan() {
+	attempt := f.failed + f.d.Deliveries()
+	tiers := *f.r.tiers.Load()
+	if len(tiers) == 1 && len(tiers[0]) == 1 && f.target == "" {
+		f.only = run{l: tiers[0][0], attempt: attempt}
+		f.slots[0] = &f.only
+		f.runs = f.slots[:]
+		return
+	}
+	for _, tier := range tiers {
+		for _, l := range tier {
+			if f.target == "" || f.target == l.name {
+				f.runs = append(f.runs, &run{l: l, attempt: attempt})
+			}
+		}
+	}
+}
+
+// open decodes the event. An error is a message that no run can mend.
 func (f *flight) open() (Code, error) {
 	r := f.r
 	if f.m.Malformed != nil {
 		return CodeInvalid, fmt.Errorf("malformed message: %w", f.m.Malformed)
 	}
-	attempt := f.failed + f.d.Deliveries()
-	tiers := *r.tiers.Load()
-	if len(tiers) == 1 && len(tiers[0]) == 1 && f.target == "" {
-		f.only = run{l: tiers[0][0], attempt: attempt}
-		f.slots[0] = &f.only
-		f.runs = f.slots[:]
-	} else {
-		for _, tier := range tiers {
-			for _, l := range tier {
-				if f.target == "" || f.target == l.name {
-					f.runs = append(f.runs, &run{l: l, attempt: attempt})
-				}
-			}
-		}
-	}
-	limit := r.b.cfg.Retry.Attempts()
+	limit := 0
 	for _, run := range f.runs {
 		limit = max(limit, run.l.retry.Attempts())
 	}

@@ -17,6 +17,7 @@ type Header = transport.Header
 const (
 	headerHandler = transport.HeaderPrefix + "Handler" // only this handler of the group
 	headerAttempt = transport.HeaderPrefix + "Attempt" // failed runs before this copy
+	headerSearch  = transport.HeaderPrefix + "Search"  // how often it was passed on for want of that handler
 	headerOrigin  = transport.HeaderPrefix + "Origin"  // the event's id, where the copy has one of its own
 	headerError   = transport.HeaderPrefix + "Error"   // a reply that is an error: its code
 	headerReceipt = transport.HeaderPrefix + "Receipt" // a command whose caller asks who answered

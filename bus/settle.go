@@ -3,6 +3,7 @@ package bus
 import (
 	"context"
 	"errors"
+	"fmt"
 	"strconv"
 	"time"
 
@@ -62,6 +63,9 @@ const (
 	// refusedWait is the delay of a delivery that nothing could be done about:
 	// its dead letter was refused, or its listener is not here.
 	refusedWait = 5 * time.Second
+	// maxSearch is how often a copy is passed on that is addressed to a listener
+	// which the process that got it does not have, before it is a dead letter.
+	maxSearch = 10
 )
 
 // settle acts on the verdicts of a dispatch.
@@ -140,6 +144,56 @@ func (f *flight) done(what string, err error) {
 
 func (f *flight) drop() { f.r.keep.remove(f) }
 
+// nobody settles a delivery for which this process has no listener: the last one
+// has just been closed, or the copy is for one that another process has, as while
+// a new version is rolled out.
+func (f *flight) nobody() {
+	ctx := f.settling()
+	defer ctx.end()
+	switch {
+	case f.target == "":
+		f.done("release", f.d.Release(ctx))
+	case f.search < maxSearch:
+		f.passOn(ctx)
+	default:
+		f.refuse(CodeNoHandler, fmt.Errorf("no process of group %q that got it has a handler %q", f.r.key.group, f.target))
+	}
+}
+
+// passOn sends a copy that is due a little later, so that another process may get
+// it. A nak would count as an attempt.
+func (f *flight) passOn(ctx context.Context) {
+	c := f.copyFor(f.target, f.failed)
+	c.ID = digest("search", c.ID, strconv.Itoa(f.search))
+	c.Header.Set(headerSearch, strconv.Itoa(f.search+1))
+	c.DeliverAt = time.Now().Add(refusedWait)
+	if err := f.r.b.tr.Publish(ctx, c); err != nil {
+		f.r.b.log.Warn("event not passed on to another process", "name", f.r.key.name, "id", f.id,
+			"group", f.r.key.group, "handler", f.target, "err", err)
+		f.done("nak", f.d.Nak(ctx, refusedWait))
+		return
+	}
+	f.done("ack", f.d.Ack(ctx))
+}
+
+// copyFor returns a copy of the event for one listener of this group, which has
+// failed it so many times.
+func (f *flight) copyFor(listener string, failed int) *transport.Message {
+	c := *f.m
+	c.To.Group = f.r.key.group
+	c.ID = digest("retry", f.id, f.r.key.group, listener, strconv.Itoa(failed))
+	c.Fresh = false
+	c.DeliverAt = time.Time{}
+	if c.Header = f.m.Header.Clone(); c.Header == nil {
+		c.Header = Header{}
+	}
+	c.Header.Set(headerOrigin, f.id)
+	c.Header.Set(headerHandler, listener)
+	c.Header.Set(headerAttempt, strconv.Itoa(failed))
+	delete(c.Header, headerSearch)
+	return &c
+}
+
 // refuse makes a dead letter of a message that no listener can run.
 func (f *flight) refuse(code Code, cause error) {
 	ctx := f.settling()
@@ -163,21 +217,11 @@ func (f *flight) forward(ctx context.Context, runs []*run, now time.Time) {
 		if run.verdict.fate == fateReturn {
 			failed-- // it did not run, or not to its end
 		}
-		c := *f.m
-		c.To.Group = f.r.key.group
-		c.ID = digest("retry", f.id, f.r.key.group, run.l.name, strconv.Itoa(failed))
-		c.Header = f.m.Header.Clone()
-		if c.Header == nil {
-			c.Header = Header{}
-		}
-		c.Header.Set(headerOrigin, f.id)
-		c.Header.Set(headerHandler, run.l.name)
-		c.Header.Set(headerAttempt, strconv.Itoa(failed))
-		c.DeliverAt = time.Time{}
+		c := f.copyFor(run.l.name, failed)
 		if run.verdict.delay > 0 {
 			c.DeliverAt = now.Add(run.verdict.delay)
 		}
-		copies = append(copies, &c)
+		copies = append(copies, c)
 	}
 	if err := f.r.b.tr.Publish(ctx, copies...); err != nil {
 		f.r.b.log.Warn("retry copy not stored; the event is handed back whole",

@@ -367,3 +367,78 @@ func (r refusing) Add(ctx context.Context, d *transport.DeadLetter) error {
 	}
 	return r.DeadLetters.Add(ctx, d)
 }
+
+func TestRetryForAHandlerThatIsNotHere(t *testing.T) {
+	everywhere(t, func(w *world) {
+		tr := w.open()
+		listen := func(b *bus.Bus, name string, fail bool, got *record[string]) *bus.Subscription {
+			sub, err := bus.Subscribe(w.Context(), b, func(ctx context.Context, e userCreated) error {
+				m, _ := bus.MetaFrom(ctx)
+				got.add(fmt.Sprint(name, " ", m.Attempt))
+				if fail {
+					return bus.RetryAfter(time.Minute, errOops)
+				}
+				return nil
+			}, bus.WithName(name))
+			require.NoError(w, err)
+			return sub
+		}
+		got := newRecord[string]()
+		old := w.bus(bus.Config{})
+		listen(old, "kept", false, got)
+		listen(old, "dropped", true, got)
+		listen(old, "moved", true, got)
+		require.NoError(w, bus.Publish(w.Context(), old, userCreated{}, bus.WithID("e")))
+		got.wait(w, 3)
+		settle(time.Second)
+		require.NoError(w, old.Close(w.Context()))
+
+		// The next version has no "dropped", and "moved" starts later.
+		b := w.busOn(tr, bus.Config{})
+		listen(b, "kept", false, got)
+		settle(80 * time.Second)
+		listen(b, "moved", false, got)
+		settle(time.Hour)
+		require.ElementsMatch(w, []string{"kept 1", "dropped 1", "moved 1", "moved 2"}, got.all())
+		d := w.deadLetters(tr, 1)[0]
+		require.Equal(w, "dropped", d.Handler)
+		require.Equal(w, "no_handler", d.Code)
+		require.Equal(w, "e", d.Message.ID)
+	})
+}
+
+func TestClosingTheLastListenerLosesNothing(t *testing.T) {
+	everywhere(t, func(w *world) {
+		b := w.bus(bus.Config{})
+		seen := newRecord[userID]()
+		listen := func() *bus.Subscription {
+			sub, err := bus.Subscribe(w.Context(), b, func(_ context.Context, e userCreated) error { seen.add(e.ID); return nil })
+			require.NoError(w, err)
+			return sub
+		}
+		sub := listen()
+		sent := make(chan int)
+		go func() {
+			n := 0
+			for range 300 {
+				if bus.Publish(w.Context(), b, userCreated{ID: userID(fmt.Sprint(n))}) == nil {
+					n++
+				}
+			}
+			sent <- n
+		}()
+		for range 20 {
+			settle(time.Millisecond)
+			require.NoError(w, sub.Close(w.Context()))
+			sub = listen()
+		}
+		n := <-sent
+		seen.wait(w, n)
+		settle(time.Minute)
+		distinct := map[userID]bool{}
+		for _, id := range seen.all() {
+			distinct[id] = true
+		}
+		require.Len(w, distinct, n)
+	})
+}

@@ -1,0 +1,149 @@
+package bus_test
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"time"
+
+	"github.com/jitney-bus/jitney/bus"
+	"github.com/jitney-bus/jitney/transport/memory"
+)
+
+func ExampleHandle() {
+	ctx := context.Background()
+	b, err := bus.New(memory.New(memory.Config{}), bus.Config{Service: "accounts"})
+	must(err)
+	defer b.Close(ctx)
+
+	must(bus.Handle(ctx, b, func(_ context.Context, c CreateUser) (UserID, error) {
+		return UserID("id-" + c.Name), nil
+	}))
+	again := bus.Handle(ctx, b, createUser)
+	fmt.Println(errors.Is(again, bus.ErrHandled))
+	// Output: true
+}
+
+// The result has the type that the command names.
+func ExampleExecute() {
+	ctx := context.Background()
+	b, err := bus.New(memory.New(memory.Config{}), bus.Config{})
+	must(err)
+	defer b.Close(ctx)
+	must(bus.Handle(ctx, b, createUser))
+
+	id, err := bus.Execute(ctx, b, CreateUser{Name: "ada"})
+	fmt.Printf("%T %v %v\n", id, id, err)
+	// Output: bus_test.UserID id-ada <nil>
+}
+
+func ExampleHandleNone() {
+	ctx := context.Background()
+	b, err := bus.New(memory.New(memory.Config{}), bus.Config{})
+	must(err)
+	defer b.Close(ctx)
+
+	must(bus.HandleNone(ctx, b, func(_ context.Context, c DeleteUser) error {
+		fmt.Println("deleted", c.ID)
+		return nil
+	}))
+	must(bus.Do(ctx, b, DeleteUser{ID: "ada"}))
+	// Output: deleted ada
+}
+
+func ExampleDo() {
+	ctx := context.Background()
+	b, err := bus.New(memory.New(memory.Config{}), bus.Config{})
+	must(err)
+	defer b.Close(ctx)
+
+	fmt.Println(bus.Do(ctx, b, DeleteUser{ID: "ada"}))
+	// Output: execute user.delete: nobody handles "user.delete"; is the service that does running?
+}
+
+// A generated type cannot embed Command.
+func ExampleDefine() {
+	type Request struct{ Name string } // such as *pb.CreateUser
+	type Response struct{ ID string }
+	var createUser = bus.Define[*Request, *Response]("user.create")
+
+	ctx := context.Background()
+	b, err := bus.New(memory.New(memory.Config{}), bus.Config{})
+	must(err)
+	defer b.Close(ctx)
+
+	must(createUser.Handle(ctx, b, func(_ context.Context, r *Request) (*Response, error) {
+		return &Response{ID: "id-" + r.Name}, nil
+	}))
+	r, err := createUser.Execute(ctx, b, &Request{Name: "ada"})
+	must(err)
+	fmt.Println(createUser.Name(), r.ID)
+	// Output: user.create id-ada
+}
+
+// A package that must not import bus writes the method itself.
+func ExampleReturning() {
+	ctx := context.Background()
+	b, err := bus.New(memory.New(memory.Config{}), bus.Config{})
+	must(err)
+	defer b.Close(ctx)
+
+	must(bus.Handle(ctx, b, func(_ context.Context, c RenameUser) (UserID, error) {
+		return UserID("id-" + c.Name), nil
+	}))
+	id, err := bus.Execute(ctx, b, RenameUser{Name: "bob"})
+	fmt.Println(id, err)
+	// Output: id-bob <nil>
+}
+
+func ExampleWithReceipt() {
+	ctx := context.Background()
+	b, err := bus.New(memory.New(memory.Config{}), bus.Config{Service: "accounts"})
+	must(err)
+	defer b.Close(ctx)
+	must(bus.Handle(ctx, b, createUser))
+
+	var r bus.Receipt
+	_, err = bus.Execute(ctx, b, CreateUser{Name: "ada"}, bus.WithID("row-17"), bus.WithReceipt(&r))
+	must(err)
+	fmt.Println(r.ID, "was handled by", r.Service, r.Elapsed > 0)
+	// Output: row-17 was handled by accounts true
+}
+
+func ExampleWithTimeout() {
+	ctx := context.Background()
+	b, err := bus.New(memory.New(memory.Config{}), bus.Config{})
+	must(err)
+	defer b.Close(ctx)
+
+	must(bus.HandleNone(ctx, b, func(ctx context.Context, _ DeleteUser) error {
+		<-ctx.Done() // the handler sees its caller's deadline
+		return ctx.Err()
+	}))
+	err = bus.Do(ctx, b, DeleteUser{}, bus.WithTimeout(10*time.Millisecond))
+	fmt.Println(bus.CodeOf(err))
+	// Output: timeout
+}
+
+// One run at a time: the handler needs no lock of its own.
+func ExampleWithConcurrency() {
+	ctx := context.Background()
+	b, err := bus.New(memory.New(memory.Config{}), bus.Config{})
+	must(err)
+	defer b.Close(ctx)
+
+	deleted := 0
+	must(bus.HandleNone(ctx, b, func(context.Context, DeleteUser) error {
+		deleted++
+		return nil
+	}, bus.WithConcurrency(1)))
+	done := make(chan error)
+	for range 100 {
+		go func() { done <- bus.Do(ctx, b, DeleteUser{}) }()
+	}
+	for range 100 {
+		must(<-done)
+	}
+	fmt.Println(deleted)
+	// Output: 100
+}
