@@ -35,7 +35,7 @@ func TestSuiteCodec(t *testing.T) {
 
 func TestSuiteRealTime(t *testing.T) {
 	f := features
-	f.Bubble, f.Parallel, f.AckWait = false, true, 200*time.Millisecond
+	f.Bubble, f.Parallel, f.AckWait = false, true, 400*time.Millisecond
 	f.DedupWindow, f.MaxEvents, f.MaxBody = time.Second, 1_000, 64<<10
 	transporttest.Run(t, transporttest.Config{Features: f, Backend: backend(memory.Config{
 		Codec: codec.JSON, DedupWindow: f.DedupWindow, MaxEvents: f.MaxEvents, MaxBody: f.MaxBody})})

@@ -3,6 +3,7 @@ package transporttest
 import (
 	"fmt"
 	"strings"
+	"time"
 
 	"github.com/stretchr/testify/require"
 
@@ -70,7 +71,7 @@ func sessionThousand(e *env) {
 	tr := e.open()
 	const n = 1000
 	ctx := e.ctx()
-	group := e.group(tr, "a.done", "g")
+	group := e.subscribe(tr, transport.Subscription{Name: "a.done", Group: "g", AckWait: time.Hour}) // so many take a while
 	readers := make([]transport.Source[transport.Delivery], n)
 	servers := make([]transport.Source[transport.Request], n)
 	ms := e.events("a.done", n)
