@@ -2,7 +2,6 @@ package bus
 
 import (
 	"context"
-	"time"
 
 	"github.com/jitney-bus/jitney/transport"
 )
@@ -10,23 +9,27 @@ import (
 // call is one run of one handler: the context that the handler sees and the
 // envelope of the message behind it. It lives as long as its scope, ends at its
 // deadline, and carries none of the sender's values.
+//
+// One is made for every message, so it is small: what is the same for every run
+// of a handler is in who, and what most messages do not have is in from.
 type call struct {
 	lazyContext
 
-	ids         *idSource
-	msgID       string // guarded by lazyContext.mu; "" until somebody asks
-	kind        Kind
-	attempt     int32 // beside kind: a call then fits the size class of 288 bytes
-	name        string
-	group       string
-	handler     string
-	session     string
-	correlation string
-	causation   string
-	key         string
-	sentAt      time.Time
-	header      transport.Header
+	who     *identity
+	from    *transport.Message // the message as it came; nil if it has only an id
+	msgID   string             // guarded by lazyContext.mu; "" until somebody asks
+	attempt int
 }
+
+// identity is what a handler is known by.
+type identity struct {
+	ids                  *idSource
+	kind                 Kind
+	name, group, handler string
+}
+
+// nothing is the envelope of a message that has only an id.
+var nothing = new(transport.Message)
 
 type callKey struct{}
 
@@ -53,35 +56,45 @@ func (c *call) id() string {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	if c.msgID == "" {
-		c.msgID = c.ids.next()
+		c.msgID = c.who.ids.next()
 	}
 	return c.msgID
 }
 
+// envelope is the message as it came. It is read-only.
+func (c *call) envelope() *transport.Message {
+	if c.from == nil {
+		return nothing
+	}
+	return c.from
+}
+
 // correlationID is what messages sent from this call share with it.
 func (c *call) correlationID() string {
-	if c.correlation != "" {
-		return c.correlation
+	if id := c.envelope().CorrelationID; id != "" {
+		return id
 	}
 	return c.id()
 }
 
 // meta is the call's envelope for the user.
 func (c *call) meta() Meta {
+	m := c.envelope()
 	return Meta{
-		Kind: c.kind, Name: c.name, ID: c.id(), Session: c.session,
-		CorrelationID: c.correlationID(), CausationID: c.causation, Key: c.key,
-		Group: c.group, Handler: c.handler, Attempt: int(c.attempt),
-		SentAt: c.sentAt, header: c.header,
+		Kind: c.who.kind, Name: c.who.name, ID: c.id(), Session: m.Session,
+		CorrelationID: c.correlationID(), CausationID: m.CausationID, Key: m.Key,
+		Group: c.who.group, Handler: c.who.handler, Attempt: c.attempt,
+		SentAt: m.SentAt, header: m.Header,
 	}
 }
 
 // message is the call's envelope for the receiving chain.
 func (c *call) message(value any) *Message {
+	m := c.envelope()
 	return &Message{
-		Kind: c.kind, Name: c.name, ID: c.id(), Session: c.session,
-		CorrelationID: c.correlationID(), CausationID: c.causation, Key: c.key,
-		Value: value, Header: c.header,
-		Group: c.group, Handler: c.handler, Attempt: int(c.attempt),
+		Kind: c.who.kind, Name: c.who.name, ID: c.id(), Session: m.Session,
+		CorrelationID: c.correlationID(), CausationID: m.CausationID, Key: m.Key,
+		Value: value, Header: m.Header,
+		Group: c.who.group, Handler: c.who.handler, Attempt: c.attempt,
 	}
 }

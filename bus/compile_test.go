@@ -3,6 +3,7 @@ package bus_test
 import (
 	"os"
 	"os/exec"
+	"path/filepath"
 	"strconv"
 	"strings"
 	"testing"
@@ -13,7 +14,7 @@ import (
 // TestWrongCodeDoesNotCompile builds testdata/compile, where each line that must
 // not compile says which error it wants.
 func TestWrongCodeDoesNotCompile(t *testing.T) {
-	const file = "testdata/compile/wrong.go"
+	file := filepath.FromSlash("testdata/compile/wrong.go")
 	source, err := os.ReadFile(file)
 	require.NoError(t, err)
 	want := map[int]string{}

@@ -225,13 +225,9 @@ func (f *flight) takeFirst() bool {
 }
 
 func (f *flight) fill(k *call, run *run) {
-	m := f.m
 	*k = call{
 		lazyContext: lazyContext{parent: f.r.s.work},
-		ids:         f.r.b.ids, msgID: f.id, kind: KindEvent, name: f.r.key.name,
-		group: f.r.key.group, handler: run.l.name, attempt: int32(min(run.attempt, math.MaxInt32)),
-		session: m.Session, correlation: m.CorrelationID, causation: m.CausationID,
-		key: m.Key, sentAt: m.SentAt, header: m.Header,
+		who:         run.l.who, from: f.m, msgID: f.id, attempt: run.attempt,
 	}
 }
 

@@ -44,7 +44,7 @@ func DerivedID(ctx context.Context, label string) string {
 	if c == nil {
 		return ""
 	}
-	return digest("derived", c.id(), c.group, c.handler, label)
+	return digest("derived", c.id(), c.who.group, c.who.handler, label)
 }
 
 // digest is a short, stable, collision-free name for a list of strings.

@@ -14,12 +14,17 @@ type lazyContext struct {
 	deadline time.Time     // zero: the parent's
 	timeout  time.Duration // sets deadline, counted from when it is first asked for
 
-	mu     sync.Mutex
-	ended  bool
-	cause  error // what abort was given
-	inner  context.Context
+	mu    sync.Mutex
+	ended bool
+	real  *realContext // nil until somebody asks for Done
+}
+
+// realContext is the context behind Done.
+type realContext struct {
+	context.Context
 	cancel context.CancelCauseFunc
-	stop   context.CancelFunc
+	stop   context.CancelFunc // of the deadline; nil if there is none
+	cause  error              // what abort was given
 }
 
 // Deadline implements context.Context.
@@ -43,7 +48,7 @@ func (c *lazyContext) Done() <-chan struct{} {
 // Err implements context.Context.
 func (c *lazyContext) Err() error {
 	c.mu.Lock()
-	inner, ended, deadline := c.inner, c.ended, c.deadline
+	inner, ended, deadline := c.real, c.ended, c.deadline
 	c.mu.Unlock()
 	switch {
 	case inner != nil:
@@ -62,7 +67,7 @@ func (c *lazyContext) Err() error {
 // answers, so that a child of this one hooks into it without a goroutine.
 func (c *lazyContext) Value(key any) any {
 	c.mu.Lock()
-	inner := c.inner
+	inner := c.real
 	c.mu.Unlock()
 	if inner != nil {
 		return inner.Value(key)
@@ -78,37 +83,42 @@ func (c *lazyContext) begin() {
 }
 
 // context makes the real context. c.mu is held.
-func (c *lazyContext) context() context.Context {
-	if c.inner != nil {
-		return c.inner
+func (c *lazyContext) context() *realContext {
+	if c.real != nil {
+		return c.real
 	}
 	c.begin()
-	c.inner, c.cancel = context.WithCancelCause(c.parent)
+	r := new(realContext)
+	r.Context, r.cancel = context.WithCancelCause(c.parent)
 	if !c.deadline.IsZero() {
-		c.inner, c.stop = context.WithDeadline(c.inner, c.deadline)
+		r.Context, r.stop = context.WithDeadline(r.Context, c.deadline)
 	}
 	if c.ended {
-		c.cancel(nil)
+		r.cancel(nil)
 	}
-	return c.inner
+	c.real = r
+	return r
 }
 
 // abort cancels with a cause; the first cause stays.
 func (c *lazyContext) abort(cause error) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	if c.cause == nil {
-		c.cause = cause
+	r := c.context()
+	if r.cause == nil {
+		r.cause = cause
 	}
-	c.context()
-	c.cancel(cause)
+	r.cancel(cause)
 }
 
 // aborted returns the cause given to abort, or nil.
 func (c *lazyContext) aborted() error {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	return c.cause
+	if c.real == nil {
+		return nil
+	}
+	return c.real.cause
 }
 
 // end frees what the context holds.
@@ -116,10 +126,11 @@ func (c *lazyContext) end() {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	c.ended = true
-	if c.stop != nil {
-		c.stop()
+	if c.real == nil {
+		return
 	}
-	if c.cancel != nil {
-		c.cancel(nil)
+	if c.real.stop != nil {
+		c.real.stop()
 	}
+	c.real.cancel(nil)
 }

@@ -172,6 +172,6 @@ func (m *Message) inherit(ctx context.Context) {
 	m.CausationID = c.id()
 	m.CorrelationID = c.correlationID()
 	if m.Session == "" {
-		m.Session = c.session
+		m.Session = c.envelope().Session
 	}
 }

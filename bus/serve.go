@@ -19,7 +19,8 @@ var errGoexit = &panicError{value: "handler called runtime.Goexit"}
 type commandHandler struct {
 	scope  *scope
 	info   *typeInfo
-	name   string                                  // the defined name, "" for a type that names itself
+	name   string // the defined name, "" for a type that names itself
+	who    *identity
 	goType reflect.Type                            // what fn takes
 	typed  any                                     // func(context.Context, C) (R, error)
 	inner  func(context.Context, any) (any, error) // typed, with its value unboxed
@@ -58,6 +59,7 @@ func (s *scope) handle(ctx context.Context, h *commandHandler, opts []HandleOpti
 		o.concurrency = defaultCommandConcurrency
 	}
 	h.scope = s
+	h.who = &identity{ids: b.ids, kind: KindCommand, name: h.info.name, handler: b.cfg.Service}
 	h.slots = make(chan struct{}, o.concurrency)
 	if len(b.cfg.Receiving)+len(o.middleware) > 0 {
 		h.run = protect(chain(b.cfg.Receiving, chain(o.middleware, func(ctx context.Context, m *Message) (any, error) {
@@ -135,7 +137,7 @@ func (h *commandHandler) enter(k *call, done <-chan struct{}) error {
 	}
 	if !h.live.Load() {
 		<-h.slots
-		return errorf(CodeClosed, "execute", k.name, "%w", ErrClosed)
+		return errorf(CodeClosed, "execute", k.who.name, "%w", ErrClosed)
 	}
 	return nil
 }
@@ -149,7 +151,7 @@ func (h *commandHandler) wait(k *call, done <-chan struct{}) error {
 	case <-done:
 	case <-t.C:
 	}
-	return errorf(CodeBusy, "execute", k.name, "all %d runs of the handler were busy until the deadline; nothing ran", cap(h.slots))
+	return errorf(CodeBusy, "execute", k.who.name, "all %d runs of the handler were busy until the deadline; nothing ran", cap(h.slots))
 }
 
 // leave gives back what enter took.
@@ -162,26 +164,23 @@ func (h *commandHandler) leave(k *call) {
 // and no less than one of another process.
 func (h *commandHandler) failed(k *call, err error) error {
 	b := h.scope.bus
-	w := b.toWire(k.outcome(err), int(k.attempt))
+	w := b.toWire(k.outcome(err), k.attempt)
 	b.logFailure(k, err)
-	return b.fromWire(k.name, k.id(), w)
+	return b.fromWire(k.who.name, k.id(), w)
 }
 
 // newDirectCall is the call of a command that never leaves the process.
 func (s *scope) newDirectCall(ctx context.Context, h *commandHandler) *call {
-	now := time.Now()
-	k := &call{
-		lazyContext: lazyContext{parent: h.scope.work},
-		ids:         s.bus.ids, kind: KindCommand, name: h.info.name,
-		handler: s.bus.cfg.Service, attempt: 1, sentAt: now,
-	}
+	k := &call{lazyContext: lazyContext{parent: h.scope.work}, who: h.who, attempt: 1}
 	if d, ok := ctx.Deadline(); ok {
 		k.deadline = d
 	} else {
-		k.deadline = now.Add(s.bus.cfg.ExecuteTimeout)
+		k.deadline = time.Now().Add(s.bus.cfg.ExecuteTimeout)
 	}
-	if from := callFrom(ctx); from != nil {
-		k.causation, k.correlation, k.session = from.id(), from.correlationID(), from.session
+	if c := callFrom(ctx); c != nil {
+		k.from = &transport.Message{
+			CausationID: c.id(), CorrelationID: c.correlationID(), Session: c.envelope().Session,
+		}
 	}
 	return k
 }
@@ -190,8 +189,11 @@ func (s *scope) newDirectCall(ctx context.Context, h *commandHandler) *call {
 // sending chain, and returns when ctx ends at the latest.
 func (h *commandHandler) local(ctx context.Context, m *Message) (any, error) {
 	k := h.scope.newDirectCall(ctx, h)
-	k.msgID, k.session, k.header = m.ID, m.Session, m.Header
-	k.correlation, k.causation = m.CorrelationID, m.CausationID
+	k.msgID = m.ID
+	k.from = &transport.Message{
+		ID: m.ID, Session: m.Session, Header: m.Header,
+		CorrelationID: m.CorrelationID, CausationID: m.CausationID,
+	}
 	if err := h.enter(k, ctx.Done()); err != nil {
 		return nil, err
 	}
@@ -261,10 +263,7 @@ func (h *commandHandler) call(req transport.Request) *call {
 	m := req.Message()
 	return &call{
 		lazyContext: lazyContext{parent: h.scope.work, deadline: req.Deadline()},
-		ids:         h.scope.bus.ids, msgID: m.ID, kind: KindCommand, name: h.info.name,
-		handler: h.scope.bus.cfg.Service, attempt: 1, session: m.Session,
-		correlation: m.CorrelationID, causation: m.CausationID,
-		key: m.Key, sentAt: m.SentAt, header: m.Header,
+		who:         h.who, from: m, msgID: m.ID, attempt: 1,
 	}
 }
 
@@ -280,7 +279,7 @@ func (h *commandHandler) reply(k *call, req transport.Request, result any, err e
 	}
 	if err != nil {
 		b.logFailure(k, err)
-		b.encodeError(r, b.toWire(err, int(k.attempt)))
+		b.encodeError(r, b.toWire(err, k.attempt))
 	} else if tm.Header.Get(headerReceipt) != "" {
 		r.Header = Header{headerService: {b.cfg.Service}}
 	}
@@ -290,11 +289,11 @@ func (h *commandHandler) reply(k *call, req transport.Request, result any, err e
 	var size *transport.SizeError
 	if errors.As(err, &size) {
 		r = &transport.Message{}
-		b.encodeError(r, wireError{Code: CodeTooLarge, Message: "result: " + size.Error(), Attempts: int(k.attempt)})
+		b.encodeError(r, wireError{Code: CodeTooLarge, Message: "result: " + size.Error(), Attempts: k.attempt})
 		err = req.Reply(ctx, r)
 	}
 	if err != nil {
-		b.log.Warn("reply not sent", "name", k.name, "id", k.id(), "err", err)
+		b.log.Warn("reply not sent", "name", k.who.name, "id", k.id(), "err", err)
 	}
 }
 
@@ -337,8 +336,8 @@ func (b *Bus) logFailure(k *call, err error) {
 	if !b.log.Enabled(k, slog.LevelError) {
 		return
 	}
-	log := b.log.With("kind", k.kind, "name", k.name, "id", k.id(), "session", k.session,
-		"group", k.group, "handler", k.handler, "attempt", k.attempt)
+	log := b.log.With("kind", k.who.kind, "name", k.who.name, "id", k.id(), "session", k.envelope().Session,
+		"group", k.who.group, "handler", k.who.handler, "attempt", k.attempt)
 	var p *panicError
 	if errors.As(err, &p) {
 		log.Error("handler panicked", "err", err, "stack", p.stack)

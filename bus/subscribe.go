@@ -58,6 +58,7 @@ func (sub *Subscription) Close(ctx context.Context) error {
 
 // listener is one handler of an event.
 type listener struct {
+	who      *identity
 	name     string // within its group
 	priority int
 	retry    resilience.Retry
@@ -98,6 +99,7 @@ func (s *scope) subscribe(ctx context.Context, t reflect.Type, inner func(contex
 		return nil, err
 	}
 	l := &listener{
+		who:  &identity{ids: b.ids, kind: KindEvent, name: info.name, group: o.group, handler: o.name},
 		name: o.name, priority: o.priority, retry: b.cfg.Retry,
 		inner: inner, slots: make(chan struct{}, o.concurrency),
 	}
