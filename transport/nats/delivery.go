@@ -165,7 +165,7 @@ func (d *delivery) send(how string) error {
 func (d *delivery) sendOnce(ctx context.Context, how string) error {
 	ctx, cancel := context.WithTimeout(ctx, maxTry)
 	defer cancel()
-	_, sent, err := d.p.g.t.win.ask(ctx, &nats.Msg{Subject: d.inbox, Data: []byte(how)})
+	_, sent, err := d.p.g.t.win.ask(ctx, question{subject: d.inbox, data: []byte(how)})
 	if sent {
 		return nil
 	}
@@ -179,7 +179,7 @@ func (d *delivery) confirm(ctx context.Context, how string) error {
 	defer cancel()
 	for try := firstTry; ; try = min(2*try, maxTry) {
 		one, cancel := context.WithTimeout(ctx, try)
-		in, _, err := d.p.g.t.win.ask(one, &nats.Msg{Subject: d.inbox, Data: []byte(how)})
+		in, _, err := d.p.g.t.win.ask(one, question{subject: d.inbox, data: []byte(how)})
 		cancel()
 		if err == nil && !noResponders(in) {
 			return nil

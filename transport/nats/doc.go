@@ -46,6 +46,11 @@
 //	                       character or an outer space
 //	Content-Type           the media type of the body; absent means application/json
 //
+// This driver's own requests mostly have no headers at all: their reply subject
+// ends in ".J-<token>.<number>.<milliseconds>.<id>", which stands for
+// Jitney-Timeout (0: none) and Jitney-Id. Where a server maps requests between
+// accounts it replaces reply subjects, and with them these two.
+//
 // Every other header belongs to the user or, with the prefix "Jitney-", to the
 // bus, and arrives as it was sent. Headers that begin with "Nats-" are the
 // server's. A message that breaks the contract is handed to the bus with

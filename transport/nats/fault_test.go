@@ -2,6 +2,7 @@ package nats_test
 
 import (
 	"context"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"log/slog"
@@ -14,6 +15,7 @@ import (
 	"github.com/nats-io/nats-server/v2/server"
 	natsgo "github.com/nats-io/nats.go"
 	"github.com/nats-io/nats.go/jetstream"
+	"github.com/nats-io/nats.go/micro"
 	"github.com/stretchr/testify/require"
 
 	"github.com/jitney-bus/jitney/internal/natstest"
@@ -403,4 +405,46 @@ func TestPublishFullStream(t *testing.T) {
 	var pe *transport.PublishError
 	require.ErrorAs(t, err, &pe)
 	require.Equal(t, transport.Refused, pe.Outcomes[0].Status)
+}
+
+// "nats micro ls" and its kin find the commands.
+func TestDiscovery(t *testing.T) {
+	ctx := limit(t)
+	s := natstest.Server(t)
+	tr := open(t, nats.Config{URL: s.URL(), Name: "me"})
+	nc := s.Connect()
+	_, err := nc.RequestWithContext(ctx, "$SRV.PING", nil)
+	require.ErrorIs(t, err, natsgo.ErrNoResponders, "nothing is served")
+	src, err := tr.Serve(ctx, transport.Endpoint{Address: transport.Address{Name: "user.create"}})
+	require.NoError(t, err)
+	go func() {
+		r, err := src.Next(ctx)
+		if err == nil {
+			err = r.Reply(ctx, &transport.Message{Header: transport.Header{"Jitney-Error": {"invalid"}}})
+		}
+		if err != nil {
+			t.Error(err)
+		}
+	}()
+	m, err := nc.RequestWithContext(ctx, "jitney.cmd._.user.create", nil)
+	require.NoError(t, err)
+	require.Equal(t, "invalid", m.Header.Get("Nats-Service-Error"))
+	require.Equal(t, "500", m.Header.Get("Nats-Service-Error-Code"))
+
+	var ping micro.Ping
+	m, err = nc.RequestWithContext(ctx, "$SRV.PING.jitney", nil)
+	require.NoError(t, err)
+	require.NoError(t, json.Unmarshal(m.Data, &ping))
+	require.Equal(t, "jitney", ping.Name)
+	require.Equal(t, "me", ping.Metadata["process"])
+	var info micro.Info
+	m, err = nc.RequestWithContext(ctx, "$SRV.INFO.jitney."+ping.ID, nil)
+	require.NoError(t, err)
+	require.NoError(t, json.Unmarshal(m.Data, &info))
+	require.Equal(t, []micro.EndpointInfo{{Name: "user_create", Subject: "jitney.cmd._.user.create", QueueGroup: "jitney"}}, info.Endpoints)
+	var stats micro.Stats
+	m, err = nc.RequestWithContext(ctx, "$SRV.STATS", nil)
+	require.NoError(t, err)
+	require.NoError(t, json.Unmarshal(m.Data, &stats))
+	require.Equal(t, 1, stats.Endpoints[0].NumRequests)
 }

@@ -26,6 +26,9 @@ const (
 	hdrStatus      = transport.HeaderPrefix + "Status"
 	hdrEscaped     = transport.HeaderPrefix + "Escaped"
 	hdrContentType = "Content-Type"
+
+	// hdrError is the bus's, on a reply that is an error.
+	hdrError = transport.HeaderPrefix + "Error"
 )
 
 // maxHeader is how many bytes the headers of one message may take. The server
@@ -38,7 +41,7 @@ const maxTimeout = 365 * 24 * time.Hour
 // encode returns the headers that carry m, apart from those that depend on how
 // it is sent: the dedup id, the schedule, the timeout and the status. withID
 // writes m.ID as a header of its own; token is the scope token of the subject,
-// or "" if the subject has none.
+// or "" if the subject has none. A message without headers has nil.
 func encode(m *transport.Message, token string, withID bool) (nats.Header, error) {
 	session := m.To.Session
 	if session == "" {
@@ -47,7 +50,7 @@ func encode(m *transport.Message, token string, withID bool) (nats.Header, error
 		return nil, fmt.Errorf("%w message: it belongs to session %q and is addressed to session %q",
 			transport.ErrInvalid, m.Session, session)
 	}
-	w := headerWriter{h: make(nats.Header, 4+len(m.Header))}
+	var w headerWriter
 	if withID && m.ID != "" {
 		w.text(hdrID, m.ID)
 	}
@@ -73,6 +76,7 @@ func encode(m *transport.Message, token string, withID bool) (nats.Header, error
 		if err := checkHeaderKey(k); err != nil {
 			return nil, err
 		}
+		w.make()
 		w.h[k] = v
 		for _, s := range v {
 			w.size += len(k) + len(s) + 4
@@ -107,10 +111,17 @@ func (w *headerWriter) set(key, value string) {
 	if w.vals == nil {
 		w.vals = make([]string, 0, 7)
 	}
+	w.make()
 	w.vals = append(w.vals, value)
 	i := len(w.vals)
 	w.h[key] = w.vals[i-1 : i : i]
 	w.size += len(key) + len(value) + 4
+}
+
+func (w *headerWriter) make() {
+	if w.h == nil {
+		w.h = make(nats.Header, 4)
+	}
 }
 
 func (w *headerWriter) escapeAll() {
@@ -378,9 +389,79 @@ func tailOf(subject string) string {
 	return subject
 }
 
+// A request carries its id and the time that remains at the end of its reply
+// subject, where the id can be part of one: that saves most requests their
+// headers, which cost every hop. The subject is
+//
+//	<prefix>.J-<token>.<number>.<milliseconds>.<id>
+//
+// with 0 milliseconds for a caller that does not say when it gives up.
+const replyMark = "J-"
+
+// maxReplyID is the longest id that is put into a reply subject.
+const maxReplyID = 64
+
+// inReply says whether id can be a token of a reply subject.
+func inReply(id string) bool {
+	if id == "" || len(id) > maxReplyID {
+		return false
+	}
+	for i := range len(id) {
+		if !isPlain(id[i]) {
+			return false
+		}
+	}
+	return true
+}
+
+// appendReply writes the last two tokens.
+func appendReply(b []byte, left time.Duration, id string) []byte {
+	b = append(b, '.')
+	b = strconv.AppendInt(b, milliseconds(left), 10)
+	b = append(b, '.')
+	return append(b, id...)
+}
+
+// fromReply reads what appendReply wrote. ok is false for another's reply subject.
+func fromReply(subject string) (left time.Duration, id string, ok bool) {
+	rest, id, ok := cutLast(subject)
+	if !ok || !inReply(id) {
+		return 0, "", false
+	}
+	rest, ms, ok := cutLast(rest)
+	if !ok || len(ms) > 12 {
+		return 0, "", false
+	}
+	n, err := strconv.ParseInt(ms, 10, 64)
+	if err != nil || n < 0 {
+		return 0, "", false
+	}
+	if rest, _, ok = cutLast(rest); !ok {
+		return 0, "", false
+	}
+	if _, mark, ok := cutLast(rest); !ok || !strings.HasPrefix(mark, replyMark) {
+		return 0, "", false
+	}
+	return min(time.Duration(n)*time.Millisecond, maxTimeout), id, true
+}
+
+// cutLast cuts s around its last dot.
+func cutLast(s string) (before, after string, ok bool) {
+	i := strings.LastIndexByte(s, '.')
+	if i < 0 {
+		return "", "", false
+	}
+	return s[:i], s[i+1:], true
+}
+
+// milliseconds rounds up.
+func milliseconds(d time.Duration) int64 {
+	return int64((d + time.Millisecond - 1) / time.Millisecond)
+}
+
 // encodeTimeout writes the time that remains, in milliseconds, rounded up.
 func encodeTimeout(d time.Duration) string {
-	return strconv.FormatInt(int64((d+time.Millisecond-1)/time.Millisecond), 10)
+	return strconv.FormatInt(milliseconds(d), 10)
 }
 
 // decodeTimeout reads the time that remains; 0 means that none was given.

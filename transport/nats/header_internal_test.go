@@ -168,6 +168,42 @@ func TestTimeoutHeader(t *testing.T) {
 	require.Zero(t, d)
 }
 
+func TestReplySubject(t *testing.T) {
+	b := appendReply([]byte("_INBOX.J-X.1a"), 1500*time.Microsecond, "id-1_A")
+	require.Equal(t, "_INBOX.J-X.1a.2.id-1_A", string(b))
+	for _, s := range []string{string(b), "_GR_.a.b." + string(b)} {
+		left, id, ok := fromReply(s)
+		require.True(t, ok, s)
+		require.Equal(t, 2*time.Millisecond, left)
+		require.Equal(t, "id-1_A", id)
+	}
+	for _, s := range []string{"", "_INBOX.a", "_INBOX.X.1a.2.id", "J-X.2.id", "a.J-X.1.-2.id", "a.J-X.1.x.id", "a.J-X.1.2.", "a.J-X.1.2.i=d",
+		"a.J-X.1.9999999999999.id"} {
+		_, _, ok := fromReply(s)
+		require.False(t, ok, s)
+	}
+	for id, want := range map[string]bool{"": false, "a": true, "a.b": false, "*": false, "ж": false, strings.Repeat("a", 65): false} {
+		require.Equal(t, want, inReply(id), "%q", id)
+	}
+}
+
+func FuzzFromReply(f *testing.F) {
+	f.Add("_INBOX.J-X.1a.2.id")
+	f.Add("....")
+	f.Fuzz(func(t *testing.T, s string) {
+		left, id, ok := fromReply(s)
+		if !ok {
+			return
+		}
+		require.True(t, inReply(id))
+		require.GreaterOrEqual(t, left, time.Duration(0))
+		l2, id2, ok := fromReply(string(appendReply([]byte("a.J-.1"), left, id)))
+		require.True(t, ok)
+		require.Equal(t, left, l2)
+		require.Equal(t, id, id2)
+	})
+}
+
 func FuzzDecode(f *testing.F) {
 	f.Add("jitney.evt._.a", "Jitney-Id", "x", "")
 	f.Add("jitney.retry.g.a", "Jitney-Session", "s", "x%41")

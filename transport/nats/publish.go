@@ -103,6 +103,9 @@ func (t *Transport) prepare(p *publication, m *transport.Message) error {
 	if p.msg.Header, err = encode(m, token, withID); err != nil {
 		return err
 	}
+	if p.msg.Header == nil {
+		p.msg.Header = make(nats.Header, 1)
+	}
 	p.dedup(m.ID, tail)
 	if delayed {
 		target := subject

@@ -62,17 +62,20 @@ func (t *Transport) request(ctx context.Context, m *transport.Message) (*transpo
 		return nil, err
 	}
 	_, token, _, _ := t.names.split(subject)
-	h, err := encode(m, token, true)
-	if err != nil {
+	q := question{subject: subject, data: m.Body}
+	short := inReply(m.ID)
+	if short {
+		q.id = m.ID
+	}
+	if q.header, err = encode(m, token, !short); err != nil {
 		return nil, err
 	}
 	deadline, limited := ctx.Deadline()
-	out := nats.Msg{Subject: subject, Header: h, Data: m.Body}
 	for try := 0; ; try++ {
 		if limited {
-			h[hdrTimeout] = []string{encodeTimeout(max(time.Until(deadline), 1))}
+			q.left = max(time.Until(deadline), 1)
 		}
-		in, sent, err := t.win.ask(ctx, &out)
+		in, sent, err := t.win.ask(ctx, q)
 		switch {
 		case err != nil && !sent && !isTransport(err):
 			return nil, fmt.Errorf("not sent: %w: %w", transport.ErrUnavailable, err)

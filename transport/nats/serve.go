@@ -53,6 +53,7 @@ func (t *Transport) serve(ctx context.Context, e transport.Endpoint) (*server, e
 	if err := s.subscribe(); err != nil {
 		return nil, err
 	}
+	t.disc.start()
 	if err := settleSubscription(ctx, t.link, before, subject); err != nil {
 		_ = s.current().Unsubscribe()
 		return nil, err
@@ -115,14 +116,20 @@ func (s *server) onLink(ev linkEvent) {
 func (s *server) receive(in *nats.Msg) {
 	s.requests.Add(1)
 	r := &request{t: s.t, inbox: in.Reply, m: s.t.names.decode(in.Subject, in.Header, in.Data)}
-	if len(in.Header) > 0 {
-		left, err := decodeTimeout(in.Header)
-		if err != nil && r.m.Malformed == nil {
+	left, id, ok := fromReply(in.Reply)
+	if ok && r.m.ID == "" {
+		if r.m.ID = id; r.m.CorrelationID == "" && len(in.Header[hdrCorrelation]) == 0 {
+			r.m.CorrelationID = id
+		}
+	}
+	if !ok && len(in.Header) > 0 {
+		var err error
+		if left, err = decodeTimeout(in.Header); err != nil && r.m.Malformed == nil {
 			r.m.Malformed = err
 		}
-		if left > 0 {
-			r.deadline = time.Now().Add(left)
-		}
+	}
+	if left > 0 {
+		r.deadline = time.Now().Add(left)
 	}
 	if s.closed.Load() {
 		r.refuse(statusStopping)
@@ -231,7 +238,11 @@ func (r *request) reply(ctx context.Context, m *transport.Message) error {
 	if err != nil {
 		return err
 	}
-	if r.t.isClosed() {
+	if v := h[hdrError]; len(v) > 0 {
+		// For tools that know the services protocol and not us.
+		h["Nats-Service-Error"], h["Nats-Service-Error-Code"] = v, []string{"500"}
+	}
+	if r.t.isShut() {
 		return transport.ErrClosed
 	}
 	if !r.settled.CompareAndSwap(false, true) {
@@ -247,6 +258,9 @@ func (r *request) reply(ctx context.Context, m *transport.Message) error {
 func (r *request) send(h nats.Header, body []byte) error {
 	if r.inbox == "" {
 		return nil
+	}
+	if len(h) == 0 {
+		return r.t.link.conn().Publish(r.inbox, body)
 	}
 	return r.t.link.conn().PublishMsg(&nats.Msg{Subject: r.inbox, Header: h, Data: body})
 }

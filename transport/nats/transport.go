@@ -23,6 +23,7 @@ type Transport struct {
 	calls *caller
 	store *store
 	dead  transport.DeadLetters
+	disc  *discovery
 
 	mu      sync.Mutex
 	sources map[closer]struct{}
@@ -78,6 +79,7 @@ func (t *Transport) start(ctx context.Context) (err error) {
 	if err := t.provision(ctx); err != nil {
 		return err
 	}
+	t.disc = newDiscovery(t)
 	t.store = newStore(t.calls, t.names)
 	t.dead = newDeadLetters(t.calls, t.names)
 	return nil
@@ -137,6 +139,9 @@ func (t *Transport) Close(ctx context.Context) error {
 
 func (t *Transport) shut(ctx context.Context) error {
 	t.calls.close()
+	if t.disc != nil {
+		t.disc.stop()
+	}
 	if t.win != nil {
 		t.win.close()
 	}

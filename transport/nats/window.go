@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"strconv"
+	"strings"
 	"sync"
 	"time"
 
@@ -57,7 +58,7 @@ const (
 // newWindow subscribes the inbox. It is live when it returns.
 func newWindow(ctx context.Context, l *link, inboxPrefix string) (*window, error) {
 	w := &window{
-		link: l, prefix: inboxPrefix + "." + newToken() + ".",
+		link: l, prefix: inboxPrefix + "." + replyMark + newToken() + ".",
 		slots: make(chan struct{}, windowSize), wake: make(chan struct{}, 1), quit: make(chan struct{}),
 		waiting: map[uint64]waiter{}, lanes: map[string][]*publication{},
 	}
@@ -65,7 +66,7 @@ func newWindow(ctx context.Context, l *link, inboxPrefix string) (*window, error
 	if err := w.subscribe(); err != nil {
 		return nil, mapError("subscribe the reply inbox", err)
 	}
-	if err := settleSubscription(ctx, l, before, w.prefix+"*"); err != nil {
+	if err := settleSubscription(ctx, l, before, w.prefix+">"); err != nil {
 		return nil, mapError("subscribe the reply inbox", err)
 	}
 	l.onEvent(w.onLink)
@@ -75,7 +76,7 @@ func newWindow(ctx context.Context, l *link, inboxPrefix string) (*window, error
 }
 
 func (w *window) subscribe() error {
-	sub, err := w.link.conn().Subscribe(w.prefix+"*", w.receive)
+	sub, err := w.link.conn().Subscribe(w.prefix+">", w.receive)
 	if err != nil {
 		return err
 	}
@@ -108,16 +109,16 @@ func (w *window) onLink(ev linkEvent) {
 	w.mu.Unlock()
 }
 
-// add registers x and returns its number and reply subject.
-func (w *window) add(x waiter) (uint64, string, error) {
+// add registers x and returns its number.
+func (w *window) add(x waiter) (uint64, error) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	if w.closed {
-		return 0, "", transport.ErrClosed
+		return 0, transport.ErrClosed
 	}
 	w.last++
 	w.waiting[w.last] = x
-	return w.last, w.replySubject(w.last), nil
+	return w.last, nil
 }
 
 func (w *window) replySubject(n uint64) string {
@@ -133,7 +134,8 @@ func (w *window) remove(n uint64) {
 }
 
 func (w *window) receive(m *nats.Msg) {
-	n, err := strconv.ParseUint(m.Subject[len(w.prefix):], 36, 64)
+	number, _, _ := strings.Cut(m.Subject[len(w.prefix):], ".")
+	n, err := strconv.ParseUint(number, 36, 64)
 	if err != nil {
 		return
 	}
@@ -221,17 +223,26 @@ func (w *window) close() {
 	}
 }
 
-// ask sends a message and waits for one reply. sent says whether the message
-// may have reached the server.
-func (w *window) ask(ctx context.Context, m *nats.Msg) (reply *nats.Msg, sent bool, err error) {
-	q := &question{subject: m.Subject, c: make(chan answer, 1)}
-	n, inbox, err := w.add(q)
+// question is what ask sends.
+type question struct {
+	subject string
+	header  nats.Header
+	data    []byte
+	// id and left go into the reply subject; without an id, left becomes a header.
+	id   string
+	left time.Duration
+}
+
+// ask sends q and waits for one reply. sent says whether it may have reached the
+// server.
+func (w *window) ask(ctx context.Context, q question) (reply *nats.Msg, sent bool, err error) {
+	x := &asker{subject: q.subject, c: make(chan answer, 1)}
+	n, err := w.add(x)
 	if err != nil {
 		return nil, false, err
 	}
 	defer w.remove(n)
-	m.Reply = inbox
-	if err := w.link.conn().PublishMsg(m); err != nil {
+	if err := w.send(n, q); err != nil {
 		return nil, false, err
 	}
 	var poll <-chan time.Time
@@ -242,7 +253,7 @@ func (w *window) ask(ctx context.Context, m *nats.Msg) (reply *nats.Msg, sent bo
 	}
 	for {
 		select {
-		case a := <-q.c:
+		case a := <-x.c:
 			return a.m, true, a.err
 		case <-ctx.Done():
 			return nil, true, ctx.Err()
@@ -254,8 +265,26 @@ func (w *window) ask(ctx context.Context, m *nats.Msg) (reply *nats.Msg, sent bo
 	}
 }
 
-// question is a waiter that takes one reply.
-type question struct {
+func (w *window) send(n uint64, q question) error {
+	b := make([]byte, 0, len(w.prefix)+16+16+len(q.id))
+	b = append(b, w.prefix...)
+	b = strconv.AppendUint(b, n, 36)
+	if q.id != "" {
+		b = appendReply(b, q.left, q.id)
+	} else if q.left > 0 {
+		if q.header == nil {
+			q.header = make(nats.Header, 1)
+		}
+		q.header[hdrTimeout] = []string{encodeTimeout(q.left)}
+	}
+	if len(q.header) == 0 {
+		return w.link.conn().PublishRequest(q.subject, string(b), q.data)
+	}
+	return w.link.conn().PublishMsg(&nats.Msg{Subject: q.subject, Reply: string(b), Header: q.header, Data: q.data})
+}
+
+// asker is a waiter that takes one reply.
+type asker struct {
 	subject string
 	c       chan answer
 }
@@ -265,17 +294,17 @@ type answer struct {
 	err error
 }
 
-func (q *question) reply(m *nats.Msg) { q.put(answer{m: m}) }
+func (a *asker) reply(m *nats.Msg) { a.put(answer{m: m}) }
 
-func (q *question) denied(subject string, err error) {
-	if subject == q.subject {
-		q.put(answer{err: err})
+func (a *asker) denied(subject string, err error) {
+	if subject == a.subject {
+		a.put(answer{err: err})
 	}
 }
 
-func (q *question) put(a answer) {
+func (a *asker) put(x answer) {
 	select {
-	case q.c <- a:
+	case a.c <- x:
 	default: // it has one
 	}
 }
