@@ -100,7 +100,12 @@ func (b *Bus) dispatch(ctx context.Context, m *Message) (any, error) {
 	if m.Kind == KindCommand {
 		return b.sendCommand(ctx, m)
 	}
-	return nil, b.sendEvent(ctx, m)
+	e := m.out.event[0]
+	e.Value = m.Value
+	if len(m.Header) > 0 {
+		e.Header = m.Header
+	}
+	return nil, b.store(ctx, m.out.event, m.out.batch)
 }
 
 func (b *Bus) sendCommand(ctx context.Context, m *Message) (any, error) {

@@ -3,7 +3,6 @@ package bus
 import (
 	"context"
 	"runtime/debug"
-	"time"
 
 	"github.com/jitney-bus/jitney/transport"
 )
@@ -31,13 +30,11 @@ type Message struct {
 
 // outgoing is what a message needs on the sending side only.
 type outgoing struct {
-	scope     *scope
-	sentAt    time.Time                // publish
-	fresh     bool                     // publish: the id was made here
-	deliverAt time.Time                // publish: not before
-	batch     *[]*transport.Message    // PublishAll: collects instead of storing
-	result    func(reply) (any, error) // execute: decodes the result
-	receipt   *Receipt                 // execute: filled on success
+	event   []*transport.Message     // publish: the one event to store
+	batch   *[]*transport.Message    // PublishAll: collects instead of storing
+	scope   *scope                   // execute
+	result  func(reply) (any, error) // execute: decodes the result
+	receipt *Receipt                 // execute: filled on success
 }
 
 // Func handles a message: the rest of a chain. On the receiving side it returns

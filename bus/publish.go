@@ -1,6 +1,7 @@
 package bus
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -25,25 +26,23 @@ func Publish(ctx context.Context, s Scope, event any, opts ...PublishOption) err
 	sc := s.scope()
 	// One allocation for all that a publish needs.
 	p := &struct {
-		message Message
+		message transport.Message
 		bounded lazyContext
+		list    [1]*transport.Message
 	}{}
-	m, bounded := &p.message, &p.bounded
+	m := &p.message
+	p.list[0] = m
 	o := publishing(opts)
 	if err := sc.event(ctx, m, event, &o); err != nil {
 		return err
 	}
-	timeout := o.timeout
-	if timeout == 0 {
-		timeout = sc.bus.cfg.PublishTimeout
+	if _, ok := ctx.Deadline(); !ok || o.timeout > 0 {
+		p.bounded.parent, p.bounded.timeout = ctx, cmp.Or(o.timeout, sc.bus.cfg.PublishTimeout)
+		defer p.bounded.end()
+		ctx = &p.bounded
 	}
-	bounded.parent, bounded.deadline = ctx, m.out.sentAt.Add(timeout)
-	if d, ok := ctx.Deadline(); ok && (o.timeout == 0 || d.Before(bounded.deadline)) {
-		bounded.deadline = d
-	}
-	defer bounded.end()
-	if _, err := sc.bus.send(bounded, m); err != nil {
-		return fromTransport("publish", m.Name, m.ID, err)
+	if err := sc.bus.sendEvent(ctx, p.list[:], nil); err != nil {
+		return fromTransport("publish", m.To.Name, m.ID, err)
 	}
 	return nil
 }
@@ -74,11 +73,10 @@ func PublishAll(ctx context.Context, s Scope, events ...any) error {
 	batch := make([]*transport.Message, 0, len(events))
 	var o publishOptions
 	for i, e := range events {
-		m := new(Message)
+		m := new(transport.Message)
 		err := sc.event(ctx, m, e, &o)
 		if err == nil {
-			m.out.batch = &batch
-			_, err = b.send(ctx, m)
+			err = b.sendEvent(ctx, []*transport.Message{m}, &batch)
 		}
 		if err != nil {
 			return fmt.Errorf("event %d of %d: %w", i+1, len(events), err)
@@ -125,8 +123,9 @@ func (e *PublishError) Unwrap() []error {
 	return errs
 }
 
-// event fills in the message of an event that is about to be sent.
-func (s *scope) event(ctx context.Context, m *Message, v any, o *publishOptions) error {
+// event fills in the message of an event that is about to be sent, except its
+// body.
+func (s *scope) event(ctx context.Context, m *transport.Message, v any, o *publishOptions) error {
 	const op = "publish"
 	b := s.bus
 	if isNil(v) {
@@ -148,41 +147,57 @@ func (s *scope) event(ctx context.Context, m *Message, v any, o *publishOptions)
 	if err := info.validate(op, v); err != nil {
 		return err
 	}
-	m.Kind, m.Name, m.ID, m.Key, m.Value, m.Header = KindEvent, info.name, o.id, o.key, v, o.header
-	m.out.scope, m.out.sentAt = s, time.Now()
+	m.To.Name, m.ID, m.Key, m.Value, m.Header, m.SentAt = info.name, o.id, o.key, v, o.header, time.Now()
 	switch {
 	case !o.at.IsZero():
-		m.out.deliverAt = o.at
+		m.DeliverAt = o.at
 	case o.delay > 0:
-		m.out.deliverAt = m.out.sentAt.Add(o.delay)
+		m.DeliverAt = m.SentAt.Add(o.delay)
 	}
 	if m.ID == "" {
-		m.ID, m.out.fresh = b.ids.next(), true
+		m.ID, m.Fresh = b.ids.next(), true
 	}
-	if m.Header == nil && len(b.cfg.Sending) > 0 {
-		m.Header = Header{} // the chain may set headers
+	if c := callFrom(ctx); c != nil {
+		m.CausationID, m.CorrelationID = c.id(), c.correlationID()
+		m.Session = c.envelope().Session
+		m.To.Session = m.Session
 	}
-	m.inherit(ctx)
 	return nil
 }
 
-// sendEvent is the end of the sending chain for an event.
-func (b *Bus) sendEvent(ctx context.Context, m *Message) error {
-	tm := &transport.Message{
-		To: transport.Address{Session: m.Session, Name: m.Name},
-		ID: m.ID, Fresh: m.out.fresh, Key: m.Key, Session: m.Session,
-		CorrelationID: m.CorrelationID, CausationID: m.CausationID,
-		SentAt: m.out.sentAt, DeliverAt: m.out.deliverAt,
+// sendEvent sends list, which has one event, through the sending chain and
+// stores it, or adds it to a batch.
+func (b *Bus) sendEvent(ctx context.Context, list []*transport.Message, batch *[]*transport.Message) error {
+	if len(b.cfg.Sending) == 0 {
+		return b.store(ctx, list, batch)
 	}
-	if len(m.Header) > 0 {
-		tm.Header = m.Header
+	e := list[0]
+	m := &Message{
+		Kind: KindEvent, Name: e.To.Name, ID: e.ID, Session: e.Session, Key: e.Key,
+		CorrelationID: e.CorrelationID, CausationID: e.CausationID,
+		Value: e.Value, Header: e.Header,
+		out: outgoing{event: list, batch: batch},
 	}
-	if err := b.encode("publish", m.Name, m.Value, tm); err != nil {
+	if m.Header == nil {
+		m.Header = Header{} // the chain may set headers
+	}
+	_, err := b.send(ctx, m)
+	return err
+}
+
+// store is the end of an event's way.
+func (b *Bus) store(ctx context.Context, list []*transport.Message, batch *[]*transport.Message) error {
+	m := list[0]
+	v := m.Value
+	m.Value = nil
+	if err := b.encode("publish", m.To.Name, v, m); err != nil {
 		return err
 	}
-	if m.out.batch != nil {
-		*m.out.batch = append(*m.out.batch, tm)
+	if batch != nil {
+		*batch = append(*batch, m)
 		return nil
 	}
-	return b.tr.Publish(ctx, tm)
+	err := b.tr.Publish(ctx, list...)
+	m.Fresh = false // for a middleware that sends it again
+	return err
 }
