@@ -35,6 +35,8 @@ type lease struct {
 	names    map[string]struct{}
 	stop     context.CancelFunc
 	wg       sync.WaitGroup
+
+	lapsed bool // it had ended, and what it owned is to be claimed again; renewAll's
 }
 
 // ownerRecord is the value of an owner key.
@@ -83,13 +85,13 @@ func (l *lease) open(ctx context.Context) error {
 	if opened {
 		return nil
 	}
-	revision, err := l.b.tr.Store().Create(ctx, leasePrefix+l.id, []byte(l.owner()), l.ttl)
-	if err != nil && !errors.Is(err, transport.ErrExists) {
+	revision, err := l.make(ctx)
+	if err != nil {
 		return err
 	}
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	if l.revision != 0 || err != nil { // a concurrent open was first
+	if l.revision != 0 { // a concurrent open was first
 		return nil
 	}
 	l.revision = revision
@@ -99,6 +101,18 @@ func (l *lease) open(ctx context.Context) error {
 		l.wg.Go(func() { l.renewAll(ctx) })
 	}
 	return nil
+}
+
+// make creates the lease and returns its revision. One that is there was made by
+// a concurrent open, or by an earlier try whose answer was lost.
+func (l *lease) make(ctx context.Context) (uint64, error) {
+	store, key := l.b.tr.Store(), leasePrefix+l.id
+	revision, err := store.Create(ctx, key, []byte(l.owner()), l.ttl)
+	if errors.Is(err, transport.ErrExists) {
+		e, err := store.Get(ctx, key)
+		return e.Revision, err
+	}
+	return revision, err
 }
 
 // claim enters this process into the command's record.
@@ -120,15 +134,19 @@ func (l *lease) claim(ctx context.Context, name string) error {
 				if slices.Contains(rec.Leases, l.id) {
 					return nil
 				}
+				if len(rec.Leases) >= maxOwnerLeases {
+					if rec.Leases, err = l.living(ctx, rec.Leases, 0); err != nil {
+						return err
+					}
+				}
 			} else {
-				alive, err := l.alive(ctx, rec.Leases)
+				rec.Leases, err = l.living(ctx, rec.Leases, 1)
 				if err != nil {
 					return err
 				}
-				if alive {
+				if len(rec.Leases) > 0 {
 					return l.owned(name, rec.Service)
 				}
-				rec.Leases = nil
 			}
 			_, err = store.Update(ctx, key, l.record(rec.Leases), e.Revision, 0)
 		}
@@ -152,14 +170,11 @@ func (l *lease) owned(name, service string) error {
 	return e
 }
 
-// maxOwnerLeases bounds a record: the oldest leases fall out first, long after
-// they have ended.
-const maxOwnerLeases = 1000
+// maxOwnerLeases is how many leases a record may have before those that ended
+// without being given up are taken out.
+const maxOwnerLeases = 100
 
 func (l *lease) record(leases []string) []byte {
-	if len(leases) >= maxOwnerLeases {
-		leases = leases[1:]
-	}
 	v, err := json.Marshal(ownerRecord{Service: l.owner(), Leases: append(slices.Clone(leases), l.id)})
 	if err != nil { // cannot happen: strings
 		panic(err)
@@ -167,19 +182,22 @@ func (l *lease) record(leases []string) []byte {
 	return v
 }
 
-// alive reports whether one of the leases is held. Without an answer it does
-// not guess.
-func (l *lease) alive(ctx context.Context, leases []string) (bool, error) {
+// living returns those of the leases that are held, the first few or with 0 all.
+// Without an answer it does not guess.
+func (l *lease) living(ctx context.Context, leases []string, few int) ([]string, error) {
+	var held []string
 	for _, id := range leases {
 		_, err := l.b.tr.Store().Get(ctx, leasePrefix+id)
 		switch {
 		case err == nil:
-			return true, nil
+			if held = append(held, id); len(held) == few {
+				return held, nil
+			}
 		case !errors.Is(err, transport.ErrNotFound):
-			return false, err
+			return nil, err
 		}
 	}
-	return false, nil
+	return held, nil
 }
 
 // disown takes this process out of the command's record.
@@ -224,48 +242,44 @@ func (l *lease) renewAll(ctx context.Context) {
 }
 
 // renew extends the lease. One that has ended is made again, and what was owned
-// by it is claimed again; a command that another service took meanwhile is no
-// longer handled here.
+// by it is claimed again: now, or by the next renewal if something fails.
 func (l *lease) renew(ctx context.Context) {
 	ctx, cancel := context.WithTimeout(ctx, leaseRenew)
 	defer cancel()
-	store, key := l.b.tr.Store(), leasePrefix+l.id
 	l.mu.Lock()
 	revision := l.revision
-	names := slices.Collect(maps.Keys(l.names))
 	l.mu.Unlock()
-	next, err := store.Update(ctx, key, []byte(l.owner()), revision, l.ttl)
-	switch {
-	case err == nil:
-	case errors.Is(err, transport.ErrConflict), errors.Is(err, transport.ErrNotFound):
-		next = l.reclaim(ctx, names)
-	default:
-		l.b.log.Warn("process lease not renewed", "err", err)
+	next, err := l.b.tr.Store().Update(ctx, leasePrefix+l.id, []byte(l.owner()), revision, l.ttl)
+	if errors.Is(err, transport.ErrConflict) || errors.Is(err, transport.ErrNotFound) {
+		l.b.log.Warn("process lease had ended, or a renewal's answer was lost; claiming the commands again")
+		l.lapsed = true
+		next, err = l.make(ctx)
 	}
-	if next != 0 {
-		l.mu.Lock()
-		l.revision = next
-		l.mu.Unlock()
+	if err != nil {
+		l.b.log.Warn("process lease not renewed", "err", err)
+		return
+	}
+	l.mu.Lock()
+	l.revision = next
+	l.mu.Unlock()
+	if l.lapsed {
+		l.lapsed = !l.reclaim(ctx)
 	}
 }
 
-func (l *lease) reclaim(ctx context.Context, names []string) uint64 {
-	store, key := l.b.tr.Store(), leasePrefix+l.id
-	if e, err := store.Get(ctx, key); err == nil { // an earlier renewal whose answer was lost
-		next, err := store.Update(ctx, key, []byte(l.owner()), e.Revision, l.ttl)
-		if err != nil {
-			l.b.log.Warn("process lease not renewed", "err", err)
-		}
-		return next
-	}
-	next, err := store.Create(ctx, key, []byte(l.owner()), l.ttl)
-	if err != nil {
-		l.b.log.Warn("process lease had ended and was not made again", "err", err)
-		return 0
-	}
-	l.b.log.Warn("process lease had ended; claiming the commands again")
+// reclaim claims again what was owned by a lease that had ended. A command that
+// another service took meanwhile is no longer handled here. It reports whether
+// it knows of each command who owns it.
+func (l *lease) reclaim(ctx context.Context) bool {
+	l.mu.Lock()
+	names := slices.Collect(maps.Keys(l.names))
+	l.mu.Unlock()
+	known := true
 	for _, name := range names {
-		if err := l.claim(ctx, name); errors.Is(err, ErrOwned) {
+		err := l.claim(ctx, name)
+		switch {
+		case err == nil:
+		case errors.Is(err, ErrOwned):
 			l.b.log.Error("command taken over by another service; no longer handled here", "name", name, "err", err)
 			l.mu.Lock()
 			delete(l.names, name)
@@ -273,9 +287,12 @@ func (l *lease) reclaim(ctx context.Context, names []string) uint64 {
 			if h := l.b.root.commands.Load().byName[name]; h != nil {
 				h.close(ctx)
 			}
+		default:
+			l.b.log.Warn("command not claimed again yet", "name", name, "err", err)
+			known = false
 		}
 	}
-	return next
+	return known
 }
 
 // close gives up everything that is owned, and the lease.
