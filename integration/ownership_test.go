@@ -152,9 +152,14 @@ func TestCommandTakenOverIsNoLongerHandledByTheOldProcess(t *testing.T) {
 
 func TestRegistrationDoesNotGuess(t *testing.T) {
 	for what, f := range map[string]fault{
-		"lease not written":        failing("create", transport.ErrUnavailable),
-		"record not readable":      failingStore("owner.", transport.ErrUnavailable),
-		"owner's life not known":   failing("get", fmt.Errorf("no quorum: %w", transport.ErrUnavailable)),
+		"lease not written":   failing("create", transport.ErrUnavailable),
+		"record not readable": failingStore("owner.", transport.ErrUnavailable),
+		"owner's life not known": func(_ context.Context, op, what string) error {
+			if op == "get" && strings.HasPrefix(what, "lease.") {
+				return fmt.Errorf("no quorum: %w", transport.ErrUnavailable)
+			}
+			return nil
+		},
 		"record not written":       failing("update", transport.ErrUnavailable),
 		"handler not served":       failing("serve", transport.ErrUnavailable),
 		"everything is down":       failing("", transport.ErrUnavailable),
