@@ -1,0 +1,185 @@
+package tour_test
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"time"
+
+	"github.com/jitney-bus/jitney/bus"
+	"github.com/jitney-bus/jitney/resilience"
+	"github.com/jitney-bus/jitney/transport"
+	"github.com/jitney-bus/jitney/transport/memory"
+)
+
+// doc:event
+type UserRenamed struct{ ID, Name string }
+
+func (UserRenamed) MessageName() string { return "user.renamed" }
+
+// doc:end
+
+func Example_events() {
+	ctx, b := open()
+	defer b.Close(ctx)
+	heard := make(chan string, 8)
+	index := func(ctx context.Context, e UserRenamed) error { heard <- "index"; return nil }
+	notify := func(ctx context.Context, e UserRenamed) error { heard <- "notify"; return nil }
+	audit := func(ctx context.Context, e UserRenamed) error { heard <- "audit"; return nil }
+	refresh := func(ctx context.Context, e UserRenamed) error { heard <- "refresh"; return nil }
+
+	// doc:event
+
+	// Two handlers of one group, the service's: one dispatch, higher priority first.
+	_, err := bus.Subscribe(ctx, b, index, bus.WithName("index"), bus.WithPriority(100))
+	// doc:end
+	check(err)
+	// doc:event
+	_, err = bus.Subscribe(ctx, b, notify, bus.WithName("notify"), bus.WithConcurrency(4))
+	// doc:end
+	check(err)
+	// doc:event
+
+	// A group of its own, which begins with the oldest event that is stored.
+	_, err = bus.Subscribe(ctx, b, audit, bus.WithGroup("audit"), bus.WithStart(bus.All()))
+	// doc:end
+	check(err)
+	// doc:event
+
+	// No group: every process gets its own copy, while it lives.
+	sub, err := bus.Subscribe(ctx, b, refresh, bus.WithPrivate())
+	// doc:end
+	check(err)
+
+	// doc:event
+
+	err = bus.Publish(ctx, b, UserRenamed{ID: "u1", Name: "Alice"})
+	// doc:end
+	check(err)
+	seen := map[string]bool{}
+	for range 4 {
+		seen[<-heard] = true
+	}
+	fmt.Println(seen)
+	check(sub.Close(ctx))
+	// Output: map[audit:true index:true notify:true refresh:true]
+}
+
+func Example_publish() {
+	ctx, b := open()
+	defer b.Close(ctx)
+
+	// doc:publish
+	err := bus.Publish(ctx, b, UserRenamed{ID: "u1", Name: "Alice"},
+		bus.WithID("rename-u1-7"),           // stored once, if published again within 2 minutes
+		bus.WithKey("u1"),                   // in order with others of this key
+		bus.WithDelay(30*time.Second),       // heard in 30 seconds
+		bus.WithHeader("Tenant", "example")) // for handlers: Meta.Header
+
+	err = bus.PublishAll(ctx, b, UserRenamed{ID: "u2"}, UserRenamed{ID: "u3"})
+	// doc:end
+	fmt.Println(err)
+	// Output: <nil>
+}
+
+func Example_metadata() {
+	ctx, b := open()
+	defer b.Close(ctx)
+	done := make(chan string, 1)
+	_, err := bus.Subscribe(ctx, b, func(ctx context.Context, e UserRenamed) error {
+		// doc:metadata
+		m, _ := bus.MetaFrom(ctx) // name, id, group, attempt, correlation and causation ids, headers
+
+		// A handler may run again. What it publishes keeps its id, and is stored once.
+		err := bus.Publish(ctx, b, MailQueued{To: e.ID}, bus.WithID(bus.DerivedID(ctx, "mail")))
+		// doc:end
+		done <- fmt.Sprint(m.Name, " ", m.Group, " ", m.Attempt)
+		return err
+	})
+	check(err)
+	check(bus.Publish(ctx, b, UserRenamed{ID: "u1"}))
+	fmt.Println(<-done)
+	// Output: user.renamed accounts 1
+}
+
+// MailQueued is another event.
+type MailQueued struct{ To string }
+
+func (MailQueued) MessageName() string { return "mail.queued" }
+
+var (
+	errDown    = errors.New("mail server is down")
+	errUnknown = errors.New("no such user")
+)
+
+func Example_retry() {
+	ctx := context.Background()
+	tr := memory.New(memory.Config{})
+	b, err := bus.New(tr, bus.Config{Service: "mailer"})
+	check(err)
+	defer b.Close(ctx)
+	send := func(context.Context, UserRenamed) error { return errUnknown }
+
+	// doc:retry
+	_, err = bus.Subscribe(ctx, b, func(ctx context.Context, e UserRenamed) error {
+		switch err := send(ctx, e); {
+		case err == nil:
+			return nil // done
+		case errors.Is(err, errUnknown):
+			return bus.Permanent(err) // a dead letter at once
+		case errors.Is(err, errDown):
+			return bus.RetryAfter(time.Minute, err) // again, after this delay
+		default:
+			return err // again, after the policy's delay
+		}
+	}, bus.WithRetry(resilience.Retry{MaxRetries: 5, Initial: time.Second, Max: time.Minute}))
+	// doc:end
+	check(err)
+	check(bus.Publish(ctx, b, UserRenamed{ID: "u1", Name: "Alice"}))
+	for n := 0; n == 0; time.Sleep(time.Millisecond) {
+		n, err = tr.DeadLetters().Count(ctx)
+		check(err)
+	}
+
+	// doc:dead
+	// tr is the transport that the bus was made with.
+	letters, err := tr.DeadLetters().List(ctx, transport.DeadLetterQuery{Newest: true, Limit: 10})
+	for _, d := range letters {
+		fmt.Println(d.Message.To.Name, d.Group, d.Handler, d.Attempts, d.Code, d.Error)
+	}
+	// doc:end
+	check(err)
+	// Output: user.renamed mailer default 1 failed no such user
+}
+
+// doc:middleware
+func timing(next bus.Func) bus.Func {
+	return func(ctx context.Context, m *bus.Message) (any, error) {
+		began := time.Now()
+		result, err := next(ctx, m)
+		record(m.Kind, m.Name, m.Attempt, time.Since(began), err)
+		return result, err
+	}
+}
+
+// doc:end
+
+func record(k bus.Kind, name string, attempt int, d time.Duration, err error) {
+	fmt.Println(k, name, attempt, d >= 0, err)
+}
+
+func Example_middleware() {
+	ctx := context.Background()
+	// doc:middleware
+
+	b, err := bus.New(memory.New(memory.Config{}), bus.Config{
+		Service:   "accounts",
+		Receiving: []bus.Middleware{timing}, // around every handler; Sending is around Execute and Publish
+	})
+	// doc:end
+	check(err)
+	defer b.Close(ctx)
+	check(bus.HandleNone(ctx, b, func(context.Context, DeleteUser) error { return nil }))
+	check(bus.Do(ctx, b, DeleteUser{ID: "u1"}))
+	// Output: command user.delete 1 true <nil>
+}
