@@ -30,10 +30,7 @@ func (s *scope) execute(ctx context.Context, c any, wireName string, decode func
 	if err != nil {
 		return nil, withOp(err, op)
 	}
-	var o executeOptions
-	for _, opt := range opts {
-		opt.execute(&o)
-	}
+	o := executing(opts)
 	if err := invalidOptions(op, info.name, o.errs); err != nil {
 		return nil, err
 	}
@@ -45,19 +42,16 @@ func (s *scope) execute(ctx context.Context, c any, wireName string, decode func
 	}
 	ctx, cancel := o.bound(ctx, b.cfg.ExecuteTimeout)
 	defer cancel()
-	m := &Message{
-		Kind: KindCommand, Name: info.name, ID: o.id, Value: c, Header: o.header,
-		out: outgoing{scope: s, result: decode, receipt: o.receipt},
-	}
+	m := &transport.Message{To: transport.Address{Name: info.name}, ID: o.id, Value: c, Header: o.header}
 	if m.ID == "" {
 		m.ID = b.ids.next()
 	}
-	if m.Header == nil {
-		m.Header = Header{}
+	if from := callFrom(ctx); from != nil {
+		m.CausationID, m.CorrelationID = from.id(), from.correlationID()
+		m.Session = from.envelope().Session
 	}
-	m.inherit(ctx)
 	began := time.Now()
-	v, err := b.send(ctx, m)
+	v, err := b.sendChain(ctx, m, outgoing{message: m, scope: s, result: decode, receipt: o.receipt})
 	if err != nil {
 		return nil, fromTransport(op, info.name, m.ID, err)
 	}
@@ -65,6 +59,39 @@ func (s *scope) execute(ctx context.Context, c any, wireName string, decode func
 		o.receipt.ID, o.receipt.Elapsed = m.ID, time.Since(began)
 	}
 	return v, nil
+}
+
+// executing applies options. Without any it allocates nothing.
+func executing(opts []ExecuteOption) executeOptions {
+	if len(opts) == 0 {
+		return executeOptions{}
+	}
+	o := new(executeOptions)
+	for _, opt := range opts {
+		opt.execute(o)
+	}
+	return *o
+}
+
+// sendChain sends a command through the sending chain, if there is one.
+func (b *Bus) sendChain(ctx context.Context, m *transport.Message, out outgoing) (any, error) {
+	if len(b.cfg.Sending) == 0 {
+		return b.sendCommand(ctx, &out)
+	}
+	return b.send(ctx, newMessage(KindCommand, m, out))
+}
+
+// newMessage is m for the sending chain.
+func newMessage(kind Kind, m *transport.Message, out outgoing) *Message {
+	h := m.Header
+	if h == nil {
+		h = Header{} // the chain may set headers
+	}
+	return &Message{
+		Kind: kind, Name: m.To.Name, ID: m.ID, Session: m.Session, Key: m.Key,
+		CorrelationID: m.CorrelationID, CausationID: m.CausationID,
+		Value: m.Value, Header: h, out: out,
+	}
 }
 
 // bound limits ctx to the option's timeout, or to def if nothing else does.
@@ -97,48 +124,46 @@ func withOp(err error, op string) error {
 
 // dispatch is the end of the sending chain.
 func (b *Bus) dispatch(ctx context.Context, m *Message) (any, error) {
-	if m.Kind == KindCommand {
-		return b.sendCommand(ctx, m)
-	}
-	e := m.out.event[0]
-	e.Value = m.Value
+	out := &m.out
+	out.message.Value = m.Value
 	if len(m.Header) > 0 {
-		e.Header = m.Header
+		out.message.Header = m.Header
 	}
-	return nil, b.store(ctx, m.out.event, m.out.batch)
+	if m.Kind == KindCommand {
+		return b.sendCommand(ctx, out)
+	}
+	return nil, b.store(ctx, out.message, out.batch)
 }
 
-func (b *Bus) sendCommand(ctx context.Context, m *Message) (any, error) {
+func (b *Bus) sendCommand(ctx context.Context, out *outgoing) (any, error) {
+	m := out.message
 	if b.inProcess {
-		if h := m.out.scope.commands.Load().byName[m.Name]; h != nil && h.live.Load() {
-			return h.local(ctx, m)
+		if h := out.scope.commands.Load().byName[m.To.Name]; h != nil && h.live.Load() {
+			return h.local(ctx, m, out.receipt)
 		}
 	}
-	tm := &transport.Message{
-		To: transport.Address{Name: m.Name}, ID: m.ID, Session: m.Session,
-		CorrelationID: m.CorrelationID, CausationID: m.CausationID,
+	if out.receipt != nil {
+		if m.Header = m.Header.Clone(); m.Header == nil {
+			m.Header = Header{}
+		}
+		m.Header.Set(headerReceipt, "1")
 	}
-	if len(m.Header) > 0 {
-		tm.Header = m.Header
-	}
-	if m.out.receipt != nil {
-		tm.Header = m.Header.Clone()
-		tm.Header.Set(headerReceipt, "1")
-	}
-	if err := b.encode("execute", m.Name, m.Value, tm); err != nil {
+	v := m.Value
+	m.Value = nil
+	if err := b.encode("execute", m.To.Name, v, m); err != nil {
 		return nil, err
 	}
-	r, err := b.request(ctx, tm)
+	r, err := b.request(ctx, m)
 	if err != nil {
 		return nil, err
 	}
 	if r.Header.Get(headerError) != "" {
 		return nil, b.replyError(m, r)
 	}
-	if m.out.receipt != nil {
-		m.out.receipt.Service = r.Header.Get(headerService)
+	if out.receipt != nil {
+		out.receipt.Service = r.Header.Get(headerService)
 	}
-	return m.out.result(reply{b, m.Name, r})
+	return out.result(reply{b, m.To.Name, r})
 }
 
 // How long request waits before it asks again.
@@ -180,7 +205,7 @@ func sleep(ctx context.Context, d time.Duration) bool {
 }
 
 // replyError reads an error reply.
-func (b *Bus) replyError(m *Message, r *transport.Message) error {
+func (b *Bus) replyError(m, r *transport.Message) error {
 	w, ok := r.Value.(wireError)
 	if !ok {
 		if err := json.Unmarshal(r.Body, &w); err != nil {
@@ -188,5 +213,5 @@ func (b *Bus) replyError(m *Message, r *transport.Message) error {
 		}
 		w.Code = Code(r.Header.Get(headerError))
 	}
-	return b.fromWire(m.Name, m.ID, w)
+	return b.fromWire(m.To.Name, m.ID, w)
 }

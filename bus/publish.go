@@ -28,10 +28,8 @@ func Publish(ctx context.Context, s Scope, event any, opts ...PublishOption) err
 	p := &struct {
 		message transport.Message
 		bounded lazyContext
-		list    [1]*transport.Message
 	}{}
 	m := &p.message
-	p.list[0] = m
 	o := publishing(opts)
 	if err := sc.event(ctx, m, event, &o); err != nil {
 		return err
@@ -41,7 +39,7 @@ func Publish(ctx context.Context, s Scope, event any, opts ...PublishOption) err
 		defer p.bounded.end()
 		ctx = &p.bounded
 	}
-	if err := sc.bus.sendEvent(ctx, p.list[:], nil); err != nil {
+	if err := sc.bus.sendEvent(ctx, m, nil); err != nil {
 		return fromTransport("publish", m.To.Name, m.ID, err)
 	}
 	return nil
@@ -76,7 +74,7 @@ func PublishAll(ctx context.Context, s Scope, events ...any) error {
 		m := new(transport.Message)
 		err := sc.event(ctx, m, e, &o)
 		if err == nil {
-			err = b.sendEvent(ctx, []*transport.Message{m}, &batch)
+			err = b.sendEvent(ctx, m, &batch)
 		}
 		if err != nil {
 			return fmt.Errorf("event %d of %d: %w", i+1, len(events), err)
@@ -165,29 +163,18 @@ func (s *scope) event(ctx context.Context, m *transport.Message, v any, o *publi
 	return nil
 }
 
-// sendEvent sends list, which has one event, through the sending chain and
-// stores it, or adds it to a batch.
-func (b *Bus) sendEvent(ctx context.Context, list []*transport.Message, batch *[]*transport.Message) error {
+// sendEvent sends an event through the sending chain and stores it, or adds it to
+// a batch.
+func (b *Bus) sendEvent(ctx context.Context, m *transport.Message, batch *[]*transport.Message) error {
 	if len(b.cfg.Sending) == 0 {
-		return b.store(ctx, list, batch)
+		return b.store(ctx, m, batch)
 	}
-	e := list[0]
-	m := &Message{
-		Kind: KindEvent, Name: e.To.Name, ID: e.ID, Session: e.Session, Key: e.Key,
-		CorrelationID: e.CorrelationID, CausationID: e.CausationID,
-		Value: e.Value, Header: e.Header,
-		out: outgoing{event: list, batch: batch},
-	}
-	if m.Header == nil {
-		m.Header = Header{} // the chain may set headers
-	}
-	_, err := b.send(ctx, m)
+	_, err := b.send(ctx, newMessage(KindEvent, m, outgoing{message: m, batch: batch}))
 	return err
 }
 
 // store is the end of an event's way.
-func (b *Bus) store(ctx context.Context, list []*transport.Message, batch *[]*transport.Message) error {
-	m := list[0]
+func (b *Bus) store(ctx context.Context, m *transport.Message, batch *[]*transport.Message) error {
 	v := m.Value
 	m.Value = nil
 	if err := b.encode("publish", m.To.Name, v, m); err != nil {
@@ -197,7 +184,7 @@ func (b *Bus) store(ctx context.Context, list []*transport.Message, batch *[]*tr
 		*batch = append(*batch, m)
 		return nil
 	}
-	err := b.tr.Publish(ctx, list...)
+	err := b.tr.Publish(ctx, m)
 	m.Fresh = false // for a middleware that sends it again
 	return err
 }

@@ -31,7 +31,7 @@ type pump[T any] struct {
 
 // idleWorkers is how many workers wait for items when there are none: enough to
 // take up a burst without starting goroutines.
-const idleWorkers = 2
+const idleWorkers = 8
 
 // nextRetry is how long a pump waits after an error of Next that may pass.
 const nextRetry = 100 * time.Millisecond

@@ -1,7 +1,6 @@
 package bus
 
 import (
-	"context"
 	"errors"
 	"reflect"
 	"sync"
@@ -161,17 +160,4 @@ func (b *Bus) decodeNew(t *typeInfo, contentType string, body []byte) (any, erro
 		return nil, err
 	}
 	return p, nil
-}
-
-// inherit fills in what a message takes over from the handler that sends it.
-func (m *Message) inherit(ctx context.Context) {
-	c := callFrom(ctx)
-	if c == nil {
-		return
-	}
-	m.CausationID = c.id()
-	m.CorrelationID = c.correlationID()
-	if m.Session == "" {
-		m.Session = c.envelope().Session
-	}
 }

@@ -187,13 +187,9 @@ func (s *scope) newDirectCall(ctx context.Context, h *commandHandler) *call {
 
 // local runs the handler for a message of this process that had to take the
 // sending chain, and returns when ctx ends at the latest.
-func (h *commandHandler) local(ctx context.Context, m *Message) (any, error) {
+func (h *commandHandler) local(ctx context.Context, m *transport.Message, receipt *Receipt) (any, error) {
 	k := h.scope.newDirectCall(ctx, h)
-	k.msgID = m.ID
-	k.from = &transport.Message{
-		ID: m.ID, Session: m.Session, Header: m.Header,
-		CorrelationID: m.CorrelationID, CausationID: m.CausationID,
-	}
+	k.msgID, k.from = m.ID, m
 	if err := h.enter(k, ctx.Done()); err != nil {
 		return nil, err
 	}
@@ -209,8 +205,8 @@ func (h *commandHandler) local(ctx context.Context, m *Message) (any, error) {
 	if run.err != nil {
 		return nil, h.failed(k, run.err)
 	}
-	if m.out.receipt != nil {
-		m.out.receipt.Service = h.scope.bus.cfg.Service
+	if receipt != nil {
+		receipt.Service = h.scope.bus.cfg.Service
 	}
 	return run.r, nil
 }
