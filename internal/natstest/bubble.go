@@ -5,6 +5,7 @@ import (
 	"runtime"
 	"testing"
 	"testing/synctest"
+	"time"
 
 	"github.com/nats-io/nats.go"
 
@@ -29,6 +30,9 @@ func Bubble(t *testing.T, f func(t *testing.T, s *embedded.Server)) {
 			if err := s.Shutdown(context.Background()); err != nil {
 				t.Error(err)
 			}
+			// A stream that was about to read another one waits for an answer that
+			// no longer comes; the bubble must not end before it gives up.
+			time.Sleep(time.Minute)
 		})
 		f(t, s)
 	})
