@@ -229,11 +229,13 @@ func fromTransport(op, name, id string, err error) error {
 		e.Code = CodeConflict
 	case errors.Is(err, transport.ErrUnknown):
 		e.Code = CodeUnknown
+	case errors.Is(err, transport.ErrUnavailable): // not sent, even if the deadline passed meanwhile
+		e.Code = CodeUnavailable
 	case errors.Is(err, context.DeadlineExceeded):
 		e.Code = CodeTimeout
 	case errors.Is(err, context.Canceled):
 		e.Code = CodeCancelled
-	default: // ErrUnavailable, ErrStopping and what a driver left unmapped
+	default: // ErrStopping and what a driver left unmapped
 		e.Code = CodeUnavailable
 	}
 	return e

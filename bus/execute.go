@@ -46,6 +46,7 @@ func (s *scope) execute(ctx context.Context, c any, wireName string, decode func
 	if m.ID == "" {
 		m.ID = b.ids.next()
 	}
+	m.CorrelationID = m.ID // the first of its chain, unless a handler sends it
 	if from := callFrom(ctx); from != nil {
 		m.CausationID, m.CorrelationID = from.id(), from.correlationID()
 		m.Session = from.envelope().Session

@@ -58,7 +58,9 @@ type run struct {
 // handle takes a delivery through the group.
 func (r *reader) handle(d transport.Delivery) {
 	f := &flight{r: r, d: d, m: d.Message(), began: time.Now(), fresh: true}
-	f.id = f.m.ID
+	if f.id = f.m.ID; f.id == "" {
+		f.id = f.nameless()
+	}
 	if f.m.To.Group != "" {
 		f.readHeader()
 	}
@@ -79,6 +81,15 @@ func (r *reader) handle(d transport.Delivery) {
 		f.settle()
 	}
 	settled = true
+}
+
+// nameless is the id of an event that its publisher gave none, such as one sent by
+// hand: its place in the log, so that it is the same at each delivery.
+func (f *flight) nameless() string {
+	if seq := f.d.Sequence(); seq > 0 {
+		return "seq-" + strconv.FormatUint(seq, 10)
+	}
+	return f.r.b.ids.next()
 }
 
 // readHeader reads what the bus wrote on a copy meant for one group. On an event

@@ -155,6 +155,7 @@ func (s *scope) event(ctx context.Context, m *transport.Message, v any, o *publi
 	if m.ID == "" {
 		m.ID, m.Fresh = b.ids.next(), true
 	}
+	m.CorrelationID = m.ID // the first of its chain, unless a handler sends it
 	if c := callFrom(ctx); c != nil {
 		m.CausationID, m.CorrelationID = c.id(), c.correlationID()
 		m.Session = c.envelope().Session

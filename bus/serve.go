@@ -222,10 +222,19 @@ func (h *commandHandler) answer(req transport.Request) {
 		h.leave(k)
 		h.reply(k, req, result, err)
 	}()
-	result, err = h.runRequest(k, tm)
+	v, refused := h.open(k, tm)
+	if refused != nil {
+		k.attempt = 0 // nothing ran
+		err = refused
+		return
+	}
+	result, err = h.handle(k, v)
+	err = k.outcome(err)
 }
 
-func (h *commandHandler) runRequest(k *call, tm *transport.Message) (any, error) {
+// open decodes the command of a request. Its error says why the handler is not
+// to see it.
+func (h *commandHandler) open(k *call, tm *transport.Message) (any, error) {
 	if tm.Malformed != nil {
 		return nil, errorf(CodeInvalid, "", "", "malformed request: %w", tm.Malformed)
 	}
@@ -239,11 +248,7 @@ func (h *commandHandler) runRequest(k *call, tm *transport.Message) (any, error)
 			return nil, err
 		}
 	}
-	if err := h.info.validate("", v); err != nil {
-		return nil, err
-	}
-	result, err := h.handle(k, v)
-	return result, k.outcome(err)
+	return v, h.info.validate("", v)
 }
 
 // handle runs the handler in its chain. A panic is an error.

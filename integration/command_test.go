@@ -437,6 +437,9 @@ func TestValidateRunsOnBothSides(t *testing.T) {
 		unchecked := bus.Define[*user, userID]("user.create")
 		_, err := unchecked.Execute(w.Context(), caller, &user{Email: "x"})
 		require.Equal(w, bus.CodeInvalid, bus.CodeOf(err))
+		var e *bus.Error
+		require.ErrorAs(w, err, &e)
+		require.Zero(w, e.Attempts, "nothing ran")
 		require.Zero(w, runs.Load())
 	})
 }

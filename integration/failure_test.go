@@ -442,3 +442,34 @@ func TestClosingTheLastListenerLosesNothing(t *testing.T) {
 		require.Len(w, distinct, n)
 	})
 }
+
+func TestEventsWithoutAnIDAreToldApart(t *testing.T) {
+	everywhere(t, func(w *world) {
+		tr := w.open()
+		b := w.busOn(tr, bus.Config{Retry: steady})
+		ids := newRecord[string]()
+		for _, name := range []string{"good", "bad"} {
+			_, err := bus.Subscribe(w.Context(), b, func(ctx context.Context, e userCreated) error {
+				m, _ := bus.MetaFrom(ctx)
+				ids.add(m.ID)
+				if name == "bad" {
+					return bus.RetryAfter(time.Minute, errOops) // by way of a copy
+				}
+				return nil
+			}, bus.WithName(name))
+			require.NoError(w, err)
+		}
+		for range 2 {
+			m := &transport.Message{To: transport.Address{Name: "user.created"}, Body: []byte(`{}`)}
+			if w.inProcess {
+				m.Body, m.Value = nil, userCreated{}
+			}
+			require.NoError(w, tr.Publish(w.Context(), m))
+		}
+		settle(time.Hour)
+		all := w.deadLetters(tr, 2)
+		require.NotEqual(w, all[0].Message.ID, all[1].Message.ID)
+		require.NotEmpty(w, all[0].Message.ID)
+		require.Len(w, ids.all(), 2*(1+4), "and their retries too")
+	})
+}
