@@ -33,6 +33,7 @@ type lease struct {
 	mu       sync.Mutex
 	revision uint64 // of the lease's key; 0 before the first own
 	names    map[string]struct{}
+	closed   bool
 	stop     context.CancelFunc
 	wg       sync.WaitGroup
 
@@ -72,8 +73,15 @@ func (l *lease) own(ctx context.Context, name string) error {
 		return err
 	}
 	l.mu.Lock()
-	defer l.mu.Unlock()
-	l.names[name] = struct{}{}
+	closed := l.closed
+	if !closed {
+		l.names[name] = struct{}{}
+	}
+	l.mu.Unlock()
+	if closed { // close did not see the name
+		l.disown(ctx, name)
+		return transport.ErrClosed
+	}
 	return nil
 }
 
@@ -89,10 +97,22 @@ func (l *lease) open(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
+	if !l.keep(revision) {
+		if err := l.b.tr.Store().Delete(ctx, leasePrefix+l.id, 0); err != nil {
+			l.b.log.Debug("process lease not given up; it ends by itself", "err", err)
+		}
+		return transport.ErrClosed
+	}
+	return nil
+}
+
+// keep starts to renew the lease, unless a concurrent open was first. It reports
+// false if the bus has closed meanwhile.
+func (l *lease) keep(revision uint64) bool {
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	if l.revision != 0 { // a concurrent open was first
-		return nil
+	if l.closed || l.revision != 0 {
+		return !l.closed
 	}
 	l.revision = revision
 	if l.ttl > 0 {
@@ -100,7 +120,7 @@ func (l *lease) open(ctx context.Context) error {
 		l.stop = cancel
 		l.wg.Go(func() { l.renewAll(ctx) })
 	}
-	return nil
+	return true
 }
 
 // make creates the lease and returns its revision. One that is there was made by
@@ -298,6 +318,7 @@ func (l *lease) reclaim(ctx context.Context) bool {
 // close gives up everything that is owned, and the lease.
 func (l *lease) close(ctx context.Context) {
 	l.mu.Lock()
+	l.closed = true
 	stop, revision := l.stop, l.revision
 	names := slices.Collect(maps.Keys(l.names))
 	l.mu.Unlock()

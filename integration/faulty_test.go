@@ -18,6 +18,7 @@ type faulty struct {
 	fault   fault
 	after   fault
 	counts  map[string]int
+	asked   []string // the ids of requests
 	sources []interface{ Close(context.Context) error }
 }
 
@@ -85,6 +86,29 @@ func (t *faulty) done(ctx context.Context, op, what string, err error) error {
 	return err
 }
 
+// times limits f to its first n errors.
+func times(n int, f fault) fault {
+	var left atomic.Int64
+	left.Store(int64(n))
+	return func(ctx context.Context, op, what string) error {
+		if err := f(ctx, op, what); err != nil && left.Add(-1) >= 0 {
+			return err
+		}
+		return nil
+	}
+}
+
+// hanging keeps the operations of that name until their ctx ends.
+func hanging(op string) fault {
+	return func(ctx context.Context, o, _ string) error {
+		if o != op {
+			return nil
+		}
+		<-ctx.Done()
+		return ctx.Err()
+	}
+}
+
 // failing fails the operations of that name, every one for "".
 func failing(op string, err error) fault {
 	return func(_ context.Context, o, _ string) error {
@@ -114,6 +138,9 @@ func (t *faulty) InProcess() bool {
 }
 
 func (t *faulty) Request(ctx context.Context, m *transport.Message) (*transport.Message, error) {
+	t.mu.Lock()
+	t.asked = append(t.asked, m.ID)
+	t.mu.Unlock()
 	if err := t.before(ctx, "request", m.To.Name); err != nil {
 		return nil, err
 	}
