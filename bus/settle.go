@@ -224,12 +224,32 @@ func (f *flight) forward(ctx context.Context, runs []*run, now time.Time) {
 		copies = append(copies, c)
 	}
 	if err := f.r.b.tr.Publish(ctx, copies...); err != nil {
-		f.r.b.log.Warn("retry copy not stored; the event is handed back whole",
+		f.r.b.log.Warn("retry copy not stored; the event itself waits for its retry",
 			"name", f.r.key.name, "id", f.id, "group", f.r.key.group, "err", err)
-		f.done("release", f.d.Release(ctx))
+		f.unforwarded(runs)
 		return
 	}
 	f.done("ack", f.d.Ack(ctx))
+}
+
+// unforwarded settles a delivery whose copies could not be stored: it waits as
+// long as they would have, so that a handler whose copies are always refused does
+// not spin. Only a reader that closes hands it back now, whole.
+func (f *flight) unforwarded(runs []*run) {
+	ctx := f.settling() // the caller's may have been used up
+	defer ctx.end()
+	f.r.mu.Lock()
+	closing := f.r.closing
+	f.r.mu.Unlock()
+	f.runs = runs
+	switch {
+	case closing:
+		f.done("release", f.d.Release(ctx))
+	case f.succeeded || f.buried:
+		f.hold(runs, f.delay())
+	default:
+		f.done("nak", f.d.Nak(ctx, f.delay()))
+	}
 }
 
 // hold keeps the delivery in this process until its retry is due: some listeners
