@@ -124,11 +124,11 @@ func BenchmarkNATSExecute(b *testing.B) {
 			s := natstest.Server(b)
 			server, caller := s.Connect(), s.Connect()
 			_, err := server.QueueSubscribe("raw.cmd.order", "q", func(m *natsgo.Msg) {
-				var o benchOrder
-				if err := json.Unmarshal(m.Data, &o); err != nil {
+				var c benchPlace
+				if err := json.Unmarshal(m.Data, &c); err != nil {
 					panic(err)
 				}
-				body, err := json.Marshal(receipt(o))
+				body, err := json.Marshal(receipt(c.benchOrder))
 				if err != nil {
 					panic(err)
 				}
@@ -139,7 +139,7 @@ func BenchmarkNATSExecute(b *testing.B) {
 			inFlight(b, n, func(i int) error {
 				ctx, cancel := context.WithTimeout(context.Background(), 30*time.Second)
 				defer cancel()
-				body, err := json.Marshal(order(i))
+				body, err := json.Marshal(benchPlace{benchOrder: order(i)})
 				if err != nil {
 					return err
 				}
