@@ -73,15 +73,8 @@ func (l *lease) own(ctx context.Context, name string) error {
 		return err
 	}
 	l.mu.Lock()
-	closed := l.closed
-	if !closed {
-		l.names[name] = struct{}{}
-	}
-	l.mu.Unlock()
-	if closed { // close did not see the name
-		l.disown(ctx, name)
-		return transport.ErrClosed
-	}
+	defer l.mu.Unlock()
+	l.names[name] = struct{}{}
 	return nil
 }
 
