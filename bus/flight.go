@@ -214,7 +214,7 @@ func (f *flight) exec(run *run) {
 			r.b.logFailure(k, run.err)
 		}
 	}()
-	run.err = run.l.handle(k, f.value)
+	run.err = sane(run.l.handle(k, f.value))
 }
 
 func (f *flight) call(run *run) *call {
