@@ -48,7 +48,8 @@ type Meta struct {
 	Group, Handler string
 	// Attempt counts the runs of this handler for this message, from 1.
 	Attempt int
-	// SentAt is the sender's clock; zero if the sender gave none.
+	// SentAt is when an event was published or a delayed one sent; zero for a
+	// command.
 	SentAt time.Time
 
 	header Header

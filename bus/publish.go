@@ -145,12 +145,15 @@ func (s *scope) event(ctx context.Context, m *transport.Message, v any, o *publi
 	if err := info.validate(op, v); err != nil {
 		return err
 	}
-	m.To.Name, m.ID, m.Key, m.Value, m.Header, m.SentAt = info.name, o.id, o.key, v, o.header, time.Now()
+	m.To.Name, m.ID, m.Key, m.Value, m.Header = info.name, o.id, o.key, v, o.header
 	switch {
 	case !o.at.IsZero():
 		m.DeliverAt = o.at
 	case o.delay > 0:
-		m.DeliverAt = m.SentAt.Add(o.delay)
+		m.DeliverAt = time.Now().Add(o.delay)
+	}
+	if !m.DeliverAt.IsZero() {
+		m.SentAt = time.Now() // else it is about when the driver stores it, which is free
 	}
 	if m.ID == "" {
 		m.ID, m.Fresh = b.ids.next(), true

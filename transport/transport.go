@@ -109,7 +109,8 @@ type Message struct {
 	// CorrelationID is shared by everything that one first message caused, and
 	// CausationID is the ID of the message whose handling sent this one.
 	CorrelationID, CausationID string
-	// SentAt is the sender's clock when it was sent, for people only.
+	// SentAt is the sender's clock when it was sent, for people only. An event
+	// that has none gets the time at which the driver stored it.
 	SentAt time.Time
 	// ContentType names the codec of Body, as a media type; "" means JSON.
 	ContentType string

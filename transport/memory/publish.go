@@ -63,6 +63,9 @@ func (t *Transport) publish(ctx context.Context, m *transport.Message) transport
 			t.dedup.remember(id, now)
 		}
 		t.log.reserve()
+		if e.msg.SentAt.IsZero() {
+			e.msg.SentAt = t.epoch.Add(now)
+		}
 		if wait := untilDue(m); wait > 0 {
 			now = t.now() // read after wait: never early
 			t.scheduled.add(after(now, wait), e)

@@ -294,6 +294,8 @@ func TestEventsOfOtherPrograms(t *testing.T) {
 	require.NoError(t, nc.Publish("jitney.evt._.user.created", []byte("{}")))
 	m := next()
 	require.NoError(t, m.Malformed)
+	require.WithinDuration(t, time.Now(), m.SentAt, time.Minute, "the time at which it was stored")
+	m.SentAt = time.Time{}
 	require.Equal(t, &transport.Message{To: transport.Address{Name: "user.created"}, Body: []byte("{}")}, m)
 
 	for subject, h := range map[string]natsgo.Header{

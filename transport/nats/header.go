@@ -29,6 +29,9 @@ const (
 
 	// hdrError is the bus's, on a reply that is an error.
 	hdrError = transport.HeaderPrefix + "Error"
+
+	// hdrStored is the server's, on a republished event: when it was stored.
+	hdrStored = "Nats-Time-Stamp"
 )
 
 // maxHeader is how many bytes the headers of one message may take. The server
@@ -260,6 +263,9 @@ func (r *headerReader) headers(subject, kind string, h nats.Header) {
 			continue
 		}
 		if !isEnvelope(k) {
+			if k == hdrStored && len(v) == 1 && len(h[hdrSent]) == 0 {
+				m.SentAt, _ = time.Parse(time.RFC3339Nano, v[0]) // zero if a stranger wrote it
+			}
 			if !isServerHeader(k) {
 				user++
 			}

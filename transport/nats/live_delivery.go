@@ -148,6 +148,9 @@ func (r *liveReader) deliverAgain(w waiting) bool {
 // reports false when the reader closes first.
 func (r *liveReader) deliver(m *jetstream.RawStreamMsg, n int) bool {
 	d := &liveDelivery{r: r, m: r.names.decode(m.Subject, m.Header, m.Data), seq: m.Sequence, n: n}
+	if d.m.SentAt.IsZero() {
+		d.m.SentAt = m.Time
+	}
 	select {
 	case r.out <- d:
 		return true

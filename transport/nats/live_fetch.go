@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"strconv"
+	"time"
 
 	"github.com/nats-io/nats.go"
 	"github.com/nats-io/nats.go/jetstream"
@@ -66,10 +67,11 @@ func fromLeader(ctx context.Context, js jetstream.JetStream, stream string, req 
 	var got struct {
 		Error   *jetstream.APIError `json:"error"`
 		Message struct {
-			Subject string `json:"subject"`
-			Seq     uint64 `json:"seq"`
-			Hdrs    []byte `json:"hdrs"`
-			Data    []byte `json:"data"`
+			Subject string    `json:"subject"`
+			Seq     uint64    `json:"seq"`
+			Hdrs    []byte    `json:"hdrs"`
+			Data    []byte    `json:"data"`
+			Time    time.Time `json:"time"`
 		} `json:"message"`
 	}
 	if err := json.Unmarshal(resp.Data, &got); err != nil {
@@ -78,7 +80,7 @@ func fromLeader(ctx context.Context, js jetstream.JetStream, stream string, req 
 	if got.Error != nil {
 		return nil, got.Error
 	}
-	m := &jetstream.RawStreamMsg{Subject: got.Message.Subject, Sequence: got.Message.Seq, Data: got.Message.Data}
+	m := &jetstream.RawStreamMsg{Subject: got.Message.Subject, Sequence: got.Message.Seq, Data: got.Message.Data, Time: got.Message.Time}
 	if len(got.Message.Hdrs) > 0 {
 		if m.Header, err = nats.DecodeHeadersMsg(got.Message.Hdrs); err != nil {
 			return nil, fmt.Errorf("message %d of %s: %w", m.Sequence, stream, err)

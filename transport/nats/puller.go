@@ -35,7 +35,7 @@ type puller struct {
 	stream   string
 	consumer string
 	filter   string
-	limit    int  // how many may be buffered or asked for
+	limit    int  // how many may be buffered or asked for, for handlers that take a while
 	retry    bool // of the retry stream
 
 	mu       sync.Mutex
@@ -44,6 +44,9 @@ type puller struct {
 	drained  chan struct{} // closed when sub has handed over all that it was sent
 	asked    int           // messages asked for and not arrived
 	buffered int           // messages arrived and not taken by Next
+	room     int           // how many may be buffered or asked for now: limit or more
+	takes    int           // messages taken since the last pull request
+	asking   time.Time     // when that was sent
 	heard    time.Time     // of the server, about this consumer
 	active   bool          // messages arrived since the floor was read
 	floor    uint64        // everything below was settled by the group
@@ -118,6 +121,9 @@ func (p *puller) receive(in *nats.Msg) {
 		return
 	}
 	d.stored, d.handed = md.Sequence.Stream, int(md.NumDelivered)
+	if d.m.SentAt.IsZero() {
+		d.m.SentAt = md.Timestamp
+	}
 	p.mu.Lock()
 	p.asked = max(p.asked-1, 0)
 	p.buffered++
@@ -173,8 +179,28 @@ func (p *puller) fix() {
 func (p *puller) taken() {
 	p.mu.Lock()
 	p.buffered--
+	p.takes++
 	p.mu.Unlock()
 	p.pull()
+}
+
+const (
+	// readAhead is how much work may be buffered beyond the reader's prefetch.
+	// It covers the way to the server and back, and no more: what is buffered
+	// here is not with a member of the group that is idle.
+	readAhead = 20 * time.Millisecond
+	maxRoom   = 512
+)
+
+// fit makes room for as many messages as are taken in readAhead: where handlers
+// are done in microseconds, the reader's prefetch would be used up long before
+// more have come. The caller holds the lock.
+func (p *puller) fit(now time.Time) {
+	if since := now.Sub(p.asking); !p.asking.IsZero() && since > 0 && !p.retry {
+		ahead := int(min(time.Duration(p.takes)*readAhead/since, maxRoom))
+		p.room = max(ahead, p.limit)
+	}
+	p.takes, p.asking = 0, now
 }
 
 // pull asks for more once half of the room is free.
@@ -183,11 +209,14 @@ func (p *puller) pull() {
 		return
 	}
 	p.mu.Lock()
-	n := p.limit - p.buffered - p.asked
-	if p.broken || n <= 0 || n < (p.limit+1)/2 {
+	p.room = max(p.room, p.limit)
+	n := p.room - p.buffered - p.asked
+	if p.broken || n <= 0 || n < (p.room+1)/2 {
 		p.mu.Unlock()
 		return
 	}
+	p.fit(time.Now())
+	n = max(p.room-p.buffered-p.asked, 1)
 	p.asked += n
 	inbox := p.inbox
 	p.mu.Unlock()
