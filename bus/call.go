@@ -26,6 +26,7 @@ type identity struct {
 	ids                  *idSource
 	kind                 Kind
 	name, group, handler string
+	private              string // tells a private listener from every other
 }
 
 // nothing is the envelope of a message that has only an id.

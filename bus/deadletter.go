@@ -3,6 +3,7 @@ package bus
 import (
 	"context"
 	"errors"
+	"strconv"
 	"strings"
 	"time"
 
@@ -18,18 +19,17 @@ const (
 )
 
 // bury stores a dead letter of what one listener (or, with "", the group) could
-// not handle, and returns once it is stored. The id is made of what failed, so
-// that the same failure, seen twice, is stored once.
+// not handle, and returns once it is stored.
 func (f *flight) bury(listener string, code Code, cause error, attempts int) error {
 	r, b := f.r, f.r.b
 	now := time.Now()
 	d := &transport.DeadLetter{
-		ID:      digest(KindEvent.String(), r.key.group, r.key.name, f.id, listener),
+		ID:      f.deadID(listener),
 		Message: f.original(), Kind: KindEvent.String(),
 		Group: r.key.group, Handler: listener,
 		Code: string(code), Error: cause.Error(), Attempts: attempts,
 		First: f.began, Last: now, Service: b.cfg.Service, Host: b.host,
-		StreamSequence: f.d.Sequence(),
+		StreamSequence: f.sequence(),
 	}
 	if !f.m.SentAt.IsZero() && f.m.SentAt.Before(d.First) {
 		d.First = f.m.SentAt
@@ -64,6 +64,14 @@ func (f *flight) bury(listener string, code Code, cause error, attempts int) err
 	return err
 }
 
+// deadID is made of what failed, so that the same failure, seen twice, is stored
+// once. An id alone is not the event: another session, or a publisher some time
+// later, may use it again.
+func (f *flight) deadID(listener string) string {
+	return digest("dead", KindEvent.String(), f.r.key.group, f.r.private, f.r.key.name, f.m.Session, f.id,
+		strconv.FormatUint(f.sequence(), 10), listener)
+}
+
 // original is the event as it was published, without what the bus added to a
 // copy of it.
 func (f *flight) original() *transport.Message {
@@ -72,7 +80,7 @@ func (f *flight) original() *transport.Message {
 	m.To.Group = ""
 	m.DeliverAt = time.Time{}
 	m.Header = m.Header.Clone()
-	for _, key := range []string{headerOrigin, headerHandler, headerAttempt, headerSearch} {
+	for _, key := range []string{headerOrigin, headerSequence, headerHandler, headerAttempt, headerSearch} {
 		delete(m.Header, key)
 	}
 	return &m

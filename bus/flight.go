@@ -104,6 +104,19 @@ func (f *flight) readHeader() {
 	}
 }
 
+// sequence is the event's place in the log, also for a copy of it, which has
+// another; 0 if that is not known.
+func (f *flight) sequence() uint64 {
+	if f.m.To.Group == "" {
+		return f.d.Sequence()
+	}
+	seq, err := strconv.ParseUint(f.m.Header.Get(headerSequence), 10, 64)
+	if err != nil {
+		return 0
+	}
+	return seq
+}
+
 // count reads a number that the bus wrote; what somebody else wrote is 0.
 func count(s string) int {
 	n, err := strconv.Atoi(s)

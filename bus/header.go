@@ -15,13 +15,14 @@ type Header = transport.Header
 // The bus's own headers. What every message has travels in the typed fields of
 // transport.Message; these are for the few that need them.
 const (
-	headerHandler = transport.HeaderPrefix + "Handler" // only this handler of the group
-	headerAttempt = transport.HeaderPrefix + "Attempt" // failed runs before this copy
-	headerSearch  = transport.HeaderPrefix + "Search"  // how often it was passed on for want of that handler
-	headerOrigin  = transport.HeaderPrefix + "Origin"  // the event's id, where the copy has one of its own
-	headerError   = transport.HeaderPrefix + "Error"   // a reply that is an error: its code
-	headerReceipt = transport.HeaderPrefix + "Receipt" // a command whose caller asks who answered
-	headerService = transport.HeaderPrefix + "Service" // the reply to that
+	headerHandler  = transport.HeaderPrefix + "Handler"  // only this handler of the group
+	headerAttempt  = transport.HeaderPrefix + "Attempt"  // failed runs before this copy
+	headerSearch   = transport.HeaderPrefix + "Search"   // how often it was passed on for want of that handler
+	headerOrigin   = transport.HeaderPrefix + "Origin"   // the event's id, where the copy has one of its own
+	headerSequence = transport.HeaderPrefix + "Sequence" // the event's place in the log, which the copy does not have
+	headerError    = transport.HeaderPrefix + "Error"    // a reply that is an error: its code
+	headerReceipt  = transport.HeaderPrefix + "Receipt"  // a command whose caller asks who answered
+	headerService  = transport.HeaderPrefix + "Service"  // the reply to that
 )
 
 const (

@@ -5,6 +5,7 @@ import (
 	"crypto/rand"
 	"crypto/sha256"
 	"encoding/base64"
+	"encoding/binary"
 	"sync/atomic"
 )
 
@@ -37,23 +38,28 @@ func (s *idSource) next() string {
 
 // DerivedID returns an id that is the same whenever the same handler handles
 // the same message, for one label: a retry that publishes again with
-// WithID(DerivedID(ctx, "label")) does not store the event twice. Outside a
-// handler it returns "", which WithID refuses.
+// WithID(DerivedID(ctx, "label")) does not store the event twice. Handlers are
+// told apart by group and WithName, messages by kind, name, session and id. A
+// private listener is a handler of its own, whatever its name: what several
+// derive from one event differs. Outside a handler it returns "", which WithID
+// refuses.
 func DerivedID(ctx context.Context, label string) string {
 	c := callFrom(ctx)
 	if c == nil {
 		return ""
 	}
-	return digest("derived", c.id(), c.who.group, c.who.handler, label)
+	return digest("derived", c.who.kind.String(), c.who.name, c.envelope().Session, c.id(),
+		c.who.group, c.who.handler, c.who.private, label)
 }
 
-// digest is a short, stable, collision-free name for a list of strings.
+// digest is a short, stable name for a list of strings, and for no other list.
 func digest(parts ...string) string {
 	h := sha256.New()
-	var n [1]byte
+	var n [8]byte
 	for _, p := range parts {
+		binary.BigEndian.PutUint64(n[:], uint64(len(p)))
+		h.Write(n[:])
 		h.Write([]byte(p))
-		h.Write(n[:]) // parts hold no NUL where it matters: ids, names, labels
 	}
 	return base64.RawURLEncoding.EncodeToString(h.Sum(nil)[:16])
 }

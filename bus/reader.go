@@ -19,6 +19,8 @@ type reader struct {
 	b    *Bus
 	key  readerKey
 	info *typeInfo
+	// private tells a private reader from every other.
+	private string
 
 	ready chan struct{} // closed when start or fail was called
 	src   transport.Source[transport.Delivery]
@@ -38,7 +40,7 @@ type reader struct {
 
 func newReader(s *scope, key readerKey, info *typeInfo, first *listener) *reader {
 	r := &reader{
-		s: s, b: s.bus, key: key, info: info,
+		s: s, b: s.bus, key: key, info: info, private: first.who.private,
 		ready: make(chan struct{}), held: map[*flight]struct{}{},
 		listeners: []*listener{first},
 	}

@@ -181,13 +181,15 @@ func (f *flight) passOn(ctx context.Context) {
 func (f *flight) copyFor(listener string, failed int) *transport.Message {
 	c := *f.m
 	c.To.Group = f.r.key.group
-	c.ID = digest("retry", f.id, f.r.key.group, listener, strconv.Itoa(failed))
+	seq := strconv.FormatUint(f.sequence(), 10)
+	c.ID = digest("retry", f.m.Session, f.id, seq, f.r.key.group, f.r.key.name, listener, strconv.Itoa(failed))
 	c.Fresh = false
 	c.DeliverAt = time.Time{}
 	if c.Header = f.m.Header.Clone(); c.Header == nil {
 		c.Header = Header{}
 	}
 	c.Header.Set(headerOrigin, f.id)
+	c.Header.Set(headerSequence, seq)
 	c.Header.Set(headerHandler, listener)
 	c.Header.Set(headerAttempt, strconv.Itoa(failed))
 	delete(c.Header, headerSearch)

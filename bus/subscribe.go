@@ -103,6 +103,9 @@ func (s *scope) subscribe(ctx context.Context, t reflect.Type, inner func(contex
 		name: o.name, priority: o.priority, retry: b.cfg.Retry,
 		inner: inner, slots: make(chan struct{}, o.concurrency),
 	}
+	if o.private {
+		l.who.private = b.ids.next()
+	}
 	if len(b.cfg.Receiving)+len(o.middleware) > 0 {
 		l.run = protect(chain(b.cfg.Receiving, chain(o.middleware, func(ctx context.Context, m *Message) (any, error) {
 			return nil, inner(ctx, m.Value)
