@@ -30,7 +30,7 @@ const (
 // delivery is one copy of an event that a group was handed.
 type delivery struct {
 	p       *puller
-	m       *transport.Message
+	m       transport.Message
 	inbox   string // where to settle
 	stored  uint64 // its sequence in the stream it was read from
 	handed  int    // how often the server delivered it
@@ -41,7 +41,7 @@ type delivery struct {
 	state   atomic.Int32
 }
 
-func (d *delivery) Message() *transport.Message { return d.m }
+func (d *delivery) Message() *transport.Message { return &d.m }
 
 func (d *delivery) Deliveries() int { return max(d.handed-d.back, 1) }
 

@@ -196,35 +196,49 @@ func isServerHeader(key string) bool {
 	return len(key) >= 5 && strings.EqualFold(key[:5], "Nats-")
 }
 
-// decode reads a message off the wire: from a subject of names.command, event,
-// live or retry. It never fails; what breaks the contract is told in Malformed.
-// The message shares data and h with the caller.
-func (n names) decode(subject string, h nats.Header, data []byte) *transport.Message {
-	m := &transport.Message{Body: data}
-	r := headerReader{m: m}
+// place is what a subject says of its messages. A reader keeps that of the last
+// one, since most messages come on the same subject.
+type place struct {
+	subject, kind string
+	to            transport.Address
+	err           error
+}
+
+// place reads a subject of names.command, event, live or retry.
+func (n names) place(subject string) place {
+	p := place{subject: subject}
 	kind, token, name, ok := n.split(subject)
-	m.To.Name = name
+	p.kind, p.to.Name = kind, name
 	switch {
 	case !ok:
-		r.fail(fmt.Errorf("%w subject %q", transport.ErrInvalid, subject))
+		p.err = fmt.Errorf("%w subject %q", transport.ErrInvalid, subject)
+		return p
 	case kind == "retry":
-		m.To.Group = token
-		r.noToken = true
+		p.to.Group = token
 	default:
-		s, err := sessionOf(token)
-		if err != nil {
-			r.fail(err)
-		}
-		m.To.Session, m.Session = s, s
+		p.to.Session, p.err = sessionOf(token)
 	}
-	if ok {
-		if err := checkName(name); err != nil {
-			r.fail(err)
-		}
+	if err := checkName(name); p.err == nil {
+		p.err = err
 	}
+	return p
+}
+
+// read fills m with a message that came on the subject. It never fails; what
+// breaks the contract is told in Malformed. m shares data and h with the caller.
+func (p *place) read(m *transport.Message, h nats.Header, data []byte) {
+	m.Body, m.To, m.Session, m.Malformed = data, p.to, p.to.Session, p.err
 	if len(h) > 0 {
-		r.headers(subject, kind, h)
+		r := headerReader{m: m, noToken: p.kind == "retry"}
+		r.headers(p.subject, p.kind, h)
 	}
+}
+
+// decode reads one message off the wire.
+func (n names) decode(subject string, h nats.Header, data []byte) *transport.Message {
+	m := new(transport.Message)
+	p := n.place(subject)
+	p.read(m, h, data)
 	return m
 }
 

@@ -38,6 +38,8 @@ type puller struct {
 	limit    int  // how many may be buffered or asked for, for handlers that take a while
 	retry    bool // of the retry stream
 
+	last place // of the last message; only receive looks at it
+
 	mu       sync.Mutex
 	sub      *nats.Subscription
 	inbox    string
@@ -111,7 +113,11 @@ func (p *puller) receive(in *nats.Msg) {
 		p.status(in, now)
 		return
 	}
-	d := &delivery{p: p, inbox: in.Reply, arrived: now, m: p.g.t.names.decode(in.Subject, in.Header, in.Data)}
+	if in.Subject != p.last.subject {
+		p.last = p.g.t.names.place(in.Subject)
+	}
+	d := &delivery{p: p, inbox: in.Reply, arrived: now}
+	p.last.read(&d.m, in.Header, in.Data)
 	d.lease.Store(now.Add(p.g.leaseFor).UnixNano())
 	md, err := in.Metadata()
 	if err != nil {
@@ -131,9 +137,12 @@ func (p *puller) receive(in *nats.Msg) {
 	if d.handed == 1 {
 		p.high = max(p.high, d.stored)
 	}
+	hungry := p.hungry()
 	p.mu.Unlock()
 	p.g.push(d)
-	p.pull()
+	if hungry {
+		p.pull()
+	}
 }
 
 // status takes the server's word about a pull request.
@@ -180,8 +189,18 @@ func (p *puller) taken() {
 	p.mu.Lock()
 	p.buffered--
 	p.takes++
+	hungry := p.hungry()
 	p.mu.Unlock()
-	p.pull()
+	if hungry {
+		p.pull()
+	}
+}
+
+// hungry says whether half of the room is free. The caller holds the lock.
+func (p *puller) hungry() bool {
+	p.room = max(p.room, p.limit)
+	n := p.room - p.buffered - p.asked
+	return !p.broken && n > 0 && n >= (p.room+1)/2
 }
 
 const (
@@ -209,14 +228,12 @@ func (p *puller) pull() {
 		return
 	}
 	p.mu.Lock()
-	p.room = max(p.room, p.limit)
-	n := p.room - p.buffered - p.asked
-	if p.broken || n <= 0 || n < (p.room+1)/2 {
+	if !p.hungry() {
 		p.mu.Unlock()
 		return
 	}
 	p.fit(time.Now())
-	n = max(p.room-p.buffered-p.asked, 1)
+	n := max(p.room-p.buffered-p.asked, 1)
 	p.asked += n
 	inbox := p.inbox
 	p.mu.Unlock()

@@ -48,7 +48,7 @@ func (t *Transport) serve(ctx context.Context, e transport.Endpoint) (*server, e
 	if err != nil {
 		return nil, err
 	}
-	s := &server{t: t, at: e.Address, subject: subject, queue: make(chan *request, e.Backlog), stop: make(chan struct{})}
+	s := &server{t: t, at: e.Address, subject: subject, place: t.names.place(subject), queue: make(chan *request, e.Backlog), stop: make(chan struct{})}
 	before := t.link.conn().LastError()
 	if err := s.subscribe(); err != nil {
 		return nil, err
@@ -71,6 +71,7 @@ type server struct {
 	t       *Transport
 	at      transport.Address
 	subject string
+	place   place // of subject
 	queue   chan *request
 	stop    chan struct{} // closed by Close
 	unhook  func()
@@ -115,7 +116,8 @@ func (s *server) onLink(ev linkEvent) {
 // receive runs for one request at a time and must not wait.
 func (s *server) receive(in *nats.Msg) {
 	s.requests.Add(1)
-	r := &request{t: s.t, inbox: in.Reply, m: s.t.names.decode(in.Subject, in.Header, in.Data)}
+	r := &request{t: s.t, inbox: in.Reply}
+	s.place.read(&r.m, in.Header, in.Data)
 	left, id, ok := fromReply(in.Reply)
 	if ok && r.m.ID == "" {
 		if r.m.ID = id; r.m.CorrelationID == "" && len(in.Header[hdrCorrelation]) == 0 {
@@ -207,12 +209,12 @@ func (s *server) refuseAll() {
 type request struct {
 	t        *Transport
 	inbox    string // "" if the sender wants no answer
-	m        *transport.Message
+	m        transport.Message
 	deadline time.Time
 	settled  atomic.Bool
 }
 
-func (r *request) Message() *transport.Message { return r.m }
+func (r *request) Message() *transport.Message { return &r.m }
 func (r *request) Deadline() time.Time         { return r.deadline }
 
 // Reply implements transport.Request. A reply that could not be sent leaves the
