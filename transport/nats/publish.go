@@ -6,12 +6,17 @@ import (
 	"crypto/sha256"
 	"encoding/hex"
 	"fmt"
+	"math"
 	"time"
 
 	"github.com/nats-io/nats.go"
 
 	"github.com/jitney-bus/jitney/transport"
 )
+
+// lastSchedule is the last time for which the server keeps a schedule: it counts
+// nanoseconds in 64 bits.
+var lastSchedule = time.Unix(0, math.MaxInt64).UTC()
 
 // How long a publish waits before it is sent again with the same id. A PubAck
 // that a change of leader swallowed costs the first of these, not the caller's
@@ -88,6 +93,10 @@ func (t *Transport) prepare(p *publication, m *transport.Message) error {
 	_, token, _, _ := t.names.split(subject)
 	tail := subject[len(subject)-len(token)-1-len(m.To.Name):]
 	delayed := !m.DeliverAt.IsZero() && m.DeliverAt.After(time.Now())
+	if delayed && m.DeliverAt.After(lastSchedule) {
+		return fmt.Errorf("%w message: the server keeps no schedule for %v, the last is %v",
+			transport.ErrInvalid, m.DeliverAt.UTC().Format(time.RFC3339), lastSchedule.Format(time.RFC3339))
+	}
 	if m.To.Group != "" {
 		if subject, err = t.names.retry(m.To.Group, m.To.Name); err != nil {
 			return err

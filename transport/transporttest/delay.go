@@ -11,6 +11,7 @@ import (
 func delayCases() []testCase {
 	return []testCase{
 		{name: "DeliverAt", run: deliverAt},
+		{name: "DeliverAtFar", run: deliverAtFar},
 		{name: "DeliverAtPast", run: deliverAtPast},
 		{name: "DeliverAtOrder", run: deliverAtOrder},
 		{name: "DeliverAtReachesLaterGroup", run: deliverAtReachesLaterGroup},
@@ -79,4 +80,19 @@ func deliverAtSurvivesPublisher(e *env) {
 	e.publish(publisher, e.later("a.done", "x", e.delay))
 	require.NoError(e.t, publisher.Close(e.ctx()))
 	require.Equal(e.t, []string{"x"}, texts(e.take(src, 1)))
+}
+
+// deliverAtFar: a time that no clock reaches is refused or waited for, but it is
+// not now, and it holds up nothing.
+func deliverAtFar(e *env) {
+	tr := e.open()
+	src := e.group(tr, "a.done", "g")
+	far := e.event("a.done", "far")
+	far.DeliverAt = time.Date(9999, 1, 1, 0, 0, 0, 0, time.UTC)
+	if err := tr.Publish(e.ctx(), far); err != nil {
+		require.ErrorIs(e.t, err, transport.ErrInvalid)
+	}
+	e.publish(tr, e.later("a.done", "near", e.delay))
+	require.Equal(e.t, []string{"near"}, texts(e.take(src, 1)))
+	e.nothing(src)
 }

@@ -59,7 +59,8 @@ func publishNothing(e *env) { e.publish(e.open()) }
 
 func publishOrder(e *env) {
 	publisher, reader := e.open(), e.open()
-	src := e.group(reader, "a.done", "g")
+	// So long that nothing goes back unread while the rest is published.
+	src := e.subscribe(reader, transport.Subscription{Name: "a.done", Group: "g", AckWait: time.Hour})
 	const n = 300
 	for _, m := range e.events("a.done", n) {
 		e.publish(publisher, m)

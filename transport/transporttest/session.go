@@ -27,7 +27,8 @@ func hostileSessions() []string {
 // nobody else's, and its id comes back unchanged.
 func sessionHostileIDs(e *env) {
 	tr := e.open()
-	all := e.group(tr, "a.done", "g")
+	// So long that nothing goes back unread meanwhile.
+	all := e.subscribe(tr, transport.Subscription{Name: "a.done", Group: "g", AckWait: time.Hour})
 	sessions := hostileSessions()
 	servers := make([]transport.Source[transport.Request], len(sessions))
 	readers := make([]transport.Source[transport.Delivery], len(sessions))
