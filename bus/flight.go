@@ -162,7 +162,7 @@ func (f *flight) open() (Code, error) {
 	if f.value == nil {
 		v, err := r.b.decodeNew(r.info, f.m.ContentType, f.m.Body)
 		if err != nil {
-			return CodeInvalid, err
+			return CodeInvalid, sane(err)
 		}
 		f.value = v
 	}

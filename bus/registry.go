@@ -116,7 +116,7 @@ func (t *typeInfo) validate(op string, v any) (err error) {
 
 func runValidate(v validator) (err error) {
 	defer recovered(&err)
-	return v.Validate()
+	return sane(v.Validate())
 }
 
 // convert turns v, a T or *T, into what a handler of C takes. A handler of a
