@@ -242,16 +242,15 @@ func TestHandlerPanics(t *testing.T) {
 			switch c.Name {
 			case "panic":
 				panic("boom")
-			case "nil map":
-				var m map[string]int
-				m["x"]++
+			case "runtime error":
+				_ = []int{}[len(c.Name)]
 			case "goexit":
 				runtime.Goexit()
 			}
 			return userID(c.Name), nil
 		}))
 		for _, b := range []*bus.Bus{server, caller} {
-			for _, name := range []string{"panic", "nil map", "goexit"} {
+			for _, name := range []string{"panic", "runtime error", "goexit"} {
 				_, err := bus.Execute(w.Context(), b, createUser{Name: name})
 				require.Equal(w, bus.CodePanic, bus.CodeOf(err), name)
 			}
