@@ -25,8 +25,8 @@ type pump[T any] struct {
 	mu      sync.Mutex
 	workers int // alive
 	waiting int // of those, in Next
-	started bool
-	wg      sync.WaitGroup
+
+	ended chan struct{} // closed when the last worker has ended
 }
 
 // idleWorkers is how many workers wait for items when there are none: enough to
@@ -37,13 +37,12 @@ const idleWorkers = 8
 const nextRetry = 100 * time.Millisecond
 
 func newPump[T any](src transport.Source[T], limit int, log *slog.Logger, do func(T)) *pump[T] {
-	return &pump[T]{src: src, limit: limit, log: log, do: do}
+	return &pump[T]{src: src, limit: limit, log: log, do: do, ended: make(chan struct{})}
 }
 
 func (p *pump[T]) start() {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	p.started = true
 	p.spawn()
 }
 
@@ -52,13 +51,16 @@ func (p *pump[T]) raise(n int) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	p.limit = max(p.limit, n)
+	if p.waiting == 0 && p.workers > 0 && p.workers < p.limit {
+		p.spawn() // all were at work, and none was to look for more
+	}
 }
 
 // spawn starts a worker. p.mu is held.
 func (p *pump[T]) spawn() {
 	p.workers++
 	p.waiting++
-	p.wg.Go(p.work)
+	go p.work()
 }
 
 // work takes items until the source is closed or enough others wait. It leaves
@@ -71,6 +73,9 @@ func (p *pump[T]) work() {
 		p.workers--
 		if !returned && p.waiting == 0 {
 			p.spawn()
+		}
+		if p.workers == 0 { // and none comes after it
+			close(p.ended)
 		}
 	}()
 	for {
@@ -121,11 +126,17 @@ func (p *pump[T]) follow() bool {
 // wait waits until every worker has ended, after the source was closed. It
 // reports false if ctx ended first.
 func (p *pump[T]) wait(ctx context.Context) bool {
-	done := make(chan struct{})
-	go func() {
-		p.wg.Wait()
-		close(done)
-	}()
+	return awaitClosed(ctx, p.ended)
+}
+
+// awaitClosed waits for done and reports false if ctx ended first. What is done
+// counts even if ctx has ended.
+func awaitClosed(ctx context.Context, done <-chan struct{}) bool {
+	select {
+	case <-done:
+		return true
+	default:
+	}
 	select {
 	case <-done:
 		return true
