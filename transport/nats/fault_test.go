@@ -345,7 +345,7 @@ func TestRequestsOfOtherPrograms(t *testing.T) {
 	require.Equal(t, natsgo.Header{"Jitney-Status": {"busy"}, "Nats-Service-Error": {"handler busy"}, "Nats-Service-Error-Code": {"429"}}, m.Header)
 
 	// A plain publish is a command whose sender wants no answer.
-	r, err = src.Next(ctx)
+	_, err = src.Next(ctx)
 	require.NoError(t, err)
 	require.NoError(t, nc.Publish("jitney.cmd._.a.do", nil))
 	r, err = src.Next(ctx)
