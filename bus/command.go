@@ -92,7 +92,8 @@ func newCommandHandler[C, R any](fn func(context.Context, C) (R, error)) *comman
 	return &commandHandler{
 		goType: reflect.TypeFor[C](),
 		typed:  fn,
-		inner: func(ctx context.Context, v any) (any, error) {
+		inner: func(ctx context.Context, v any) (r any, err error) {
+			defer recovered(&err)
 			c, err := convert[C](v)
 			if err != nil {
 				return nil, err

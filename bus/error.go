@@ -267,16 +267,34 @@ func (b *Bus) toWire(err error, attempts int) wireError {
 			w.Message = e.text()
 		}
 	}
-	for name, target := range b.cfg.Errors {
-		if errors.Is(err, target) {
-			w.Wire = name
-			break
-		}
+	if name := b.registered(err); name != "" {
+		w.Wire = name
 	}
 	if len(w.Message) > maxWireMessage {
 		w.Message = strings.ToValidUTF8(w.Message[:maxWireMessage], "") + "…"
 	}
 	return w
+}
+
+// registered returns the name of err in Config.Errors, or "". What compares the
+// two may be code of the user's.
+func (b *Bus) registered(err error) string {
+	for name, target := range b.cfg.Errors {
+		if is(err, target) {
+			return name
+		}
+	}
+	return ""
+}
+
+// is is errors.Is, and false where that panics.
+func is(err, target error) (ok bool) {
+	defer func() {
+		if recover() != nil {
+			ok = false
+		}
+	}()
+	return errors.Is(err, target)
 }
 
 // text is the message without operation and name, which the receiver adds.

@@ -56,7 +56,8 @@ func chain(ms []Middleware, f Func) Func {
 }
 
 // protect turns a panic of f into an error with its stack. It stands outermost,
-// so that a middleware may panic too.
+// for the middleware: the handler itself is recovered from innermost, so that
+// the chain around it sees an error.
 func protect(f Func) Func {
 	return func(ctx context.Context, m *Message) (v any, err error) {
 		defer recovered(&err)
@@ -64,11 +65,13 @@ func protect(f Func) Func {
 	}
 }
 
-// recovered is deferred by whoever calls user code. A handler that ends its
-// goroutine with runtime.Goexit is not recovered from; who runs handlers on
-// goroutines of their own treats a missing result as a panic.
+// recovered is deferred by whoever calls user code; what it leaves in err is sane.
+// A handler that ends its goroutine with runtime.Goexit is not recovered from;
+// who runs handlers on goroutines of their own treats a missing result as a
+// panic.
 func recovered(err *error) {
 	if r := recover(); r != nil {
 		*err = &panicError{value: r, stack: string(debug.Stack())}
 	}
+	*err = sane(*err)
 }

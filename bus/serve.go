@@ -23,7 +23,7 @@ type commandHandler struct {
 	who    *identity
 	goType reflect.Type                            // what fn takes
 	typed  any                                     // func(context.Context, C) (R, error)
-	inner  func(context.Context, any) (any, error) // typed, with its value unboxed
+	inner  func(context.Context, any) (any, error) // typed, with its value unboxed; a panic is an error
 	run    Func                                    // the receiving chain around inner; nil if there is none
 
 	// slots bounds what runs at once, whichever way it came. Who fills all of
@@ -256,7 +256,6 @@ func (h *commandHandler) handle(k *call, v any) (result any, err error) {
 	if h.run != nil {
 		return h.run(k, k.message(v))
 	}
-	defer recovered(&err)
 	return h.inner(k, v)
 }
 

@@ -31,7 +31,8 @@ func Subscribe[E any](ctx context.Context, s Scope, fn func(context.Context, E) 
 	if fn == nil {
 		return nil, errorf(CodeInvalid, "subscribe", "", "handler of %v is nil", reflect.TypeFor[E]())
 	}
-	return s.scope().subscribe(ctx, reflect.TypeFor[E](), func(ctx context.Context, v any) error {
+	return s.scope().subscribe(ctx, reflect.TypeFor[E](), func(ctx context.Context, v any) (err error) {
+		defer recovered(&err)
 		e, err := convert[E](v)
 		if err != nil {
 			return err
@@ -62,9 +63,9 @@ type listener struct {
 	name     string // within its group
 	priority int
 	retry    resilience.Retry
-	inner    func(context.Context, any) error
-	run      Func          // the receiving chain around inner; nil if there is none
-	slots    chan struct{} // bounds what runs at once
+	inner    func(context.Context, any) error // a panic is an error
+	run      Func                             // the receiving chain around inner; nil if there is none
+	slots    chan struct{}                    // bounds what runs at once
 }
 
 // handle runs the listener. A panic is an error.
@@ -73,7 +74,6 @@ func (l *listener) handle(k *call, v any) (err error) {
 		_, err = l.run(k, k.message(v))
 		return err
 	}
-	defer recovered(&err)
 	return l.inner(k, v)
 }
 
