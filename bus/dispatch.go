@@ -1,0 +1,146 @@
+package bus
+
+import (
+	"context"
+	"slices"
+	"sync"
+	"time"
+)
+
+// dispatch runs what is to be run: by priority, equal ones side by side.
+func (f *flight) dispatch() {
+	if len(f.runs) == 1 {
+		f.exec(f.runs[0])
+		return
+	}
+	for i := 0; i < len(f.runs); {
+		j := i + 1
+		for j < len(f.runs) && f.runs[j].l.priority == f.runs[i].l.priority {
+			j++
+		}
+		// All on goroutines of their own: one that ends its goroutine then takes
+		// nothing else with it.
+		var wg sync.WaitGroup
+		for _, run := range f.runs[i:j] {
+			wg.Go(func() { f.exec(run) })
+		}
+		wg.Wait()
+		i = j
+	}
+}
+
+// exec runs one listener once and judges the outcome.
+func (f *flight) exec(run *run) {
+	r := f.r
+	waited := false
+	select {
+	case run.l.slots <- struct{}{}:
+	default:
+		waited = true
+		select {
+		case run.l.slots <- struct{}{}:
+		case <-r.s.work.Done():
+			run.verdict = verdict{fate: fateReturn}
+			return
+		}
+	}
+	defer func() { <-run.l.slots }()
+	k := f.call(run)
+	if !f.begin(k, waited) {
+		run.verdict = verdict{fate: fateLost}
+		return
+	}
+	run.err = errGoexit
+	defer func() { // also when the listener ends this goroutine
+		f.finish(k)
+		run.verdict = judge(run.err, run.attempt, run.l.retry, k.aborted(), context.Cause(r.s.work) != nil)
+		if run.err != nil && run.verdict.fate != fateReturn {
+			r.b.logFailure(k, run.err)
+		}
+	}()
+	run.err = sane(run.l.handle(k, f.value))
+}
+
+func (f *flight) call(run *run) *call {
+	k := &f.first
+	if !f.takeFirst() {
+		k = new(call)
+	}
+	f.fill(k, run)
+	return k
+}
+
+// takeFirst reports whether the flight's own call is still to be had.
+func (f *flight) takeFirst() bool {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	fresh := f.fresh
+	f.fresh = false
+	return fresh
+}
+
+func (f *flight) fill(k *call, run *run) {
+	*k = call{
+		lazyContext: lazyContext{parent: f.r.s.work},
+		who:         run.l.who, from: f.m, msgID: f.id, attempt: run.attempt,
+	}
+}
+
+// begin enters a call that the keeper may abort. It reports false if the
+// delivery is no longer ours, which can only be when it waited for its turn.
+func (f *flight) begin(k *call, waited bool) bool {
+	expired := false
+	if waited {
+		lease := f.d.Lease()
+		expired = !lease.IsZero() && time.Now().After(lease)
+	}
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	if f.lost || expired {
+		f.lost = true
+		return false
+	}
+	if f.busy == nil {
+		f.busy = f.alone[:0]
+	}
+	f.busy = append(f.busy, k)
+	return true
+}
+
+func (f *flight) finish(k *call) {
+	f.mu.Lock()
+	f.busy = slices.DeleteFunc(f.busy, func(o *call) bool { return o == k })
+	f.mu.Unlock()
+	k.end()
+}
+
+// abort cancels the listeners that run.
+func (f *flight) abort(cause error) {
+	f.mu.Lock()
+	busy := append([]*call(nil), f.busy...)
+	f.mu.Unlock()
+	for _, k := range busy {
+		k.abort(cause)
+	}
+}
+
+// lose is called when the lease has ended.
+func (f *flight) lose() {
+	f.mu.Lock()
+	f.lost = true
+	f.mu.Unlock()
+	f.abort(ErrLeaseLost)
+}
+
+func (f *flight) isLost() bool {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	return f.lost
+}
+
+// overran reports whether what runs has run for longer than limit.
+func (f *flight) overran(now time.Time, limit time.Duration) bool {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	return len(f.busy) > 0 && now.Sub(f.began) > limit
+}

@@ -1,0 +1,178 @@
+package bus
+
+import (
+	"context"
+	"strconv"
+	"time"
+
+	"github.com/jitney-bus/jitney/transport"
+)
+
+// copyFor returns a copy of the event for one listener of this group, which has
+// failed it so many times.
+func (f *flight) copyFor(listener string, failed int) *transport.Message {
+	c := *f.m
+	c.To.Group = f.r.key.group
+	seq := strconv.FormatUint(f.sequence(), 10)
+	c.ID = digest("retry", f.m.Session, f.id, seq, f.r.key.group, f.r.key.name, listener, strconv.Itoa(failed))
+	c.Fresh = false
+	c.DeliverAt = time.Time{}
+	if c.Header = f.m.Header.Clone(); c.Header == nil {
+		c.Header = Header{}
+	}
+	c.Header.Set(headerOrigin, f.id)
+	c.Header.Set(headerSequence, seq)
+	c.Header.Set(headerHandler, listener)
+	c.Header.Set(headerAttempt, strconv.Itoa(failed))
+	delete(c.Header, headerSearch)
+	return &c
+}
+
+// forward sends a copy for each listener that is still to handle the event, and
+// then settles the original. A copy waits in the broker and is addressed to one
+// listener of this group.
+func (f *flight) forward(ctx context.Context, runs []*run, now time.Time) {
+	copies := make([]*transport.Message, 0, len(runs))
+	for _, run := range runs {
+		failed := run.attempt
+		if run.verdict.fate == fateReturn {
+			failed-- // it did not run, or not to its end
+		}
+		c := f.copyFor(run.l.name, failed)
+		if run.verdict.delay > 0 {
+			c.DeliverAt = now.Add(run.verdict.delay)
+		}
+		copies = append(copies, c)
+	}
+	if err := f.r.b.tr.Publish(ctx, copies...); err != nil {
+		f.r.b.log.Warn("retry copy not stored; the event itself waits for its retry",
+			"name", f.r.key.name, "id", f.id, "group", f.r.key.group, "err", err)
+		f.unforwarded(runs)
+		return
+	}
+	f.done("ack", f.d.Ack(ctx))
+}
+
+// unforwarded settles a delivery whose copies could not be stored: it waits as
+// long as they would have, so that a handler whose copies are always refused does
+// not spin. Only a reader that closes hands it back now, whole.
+func (f *flight) unforwarded(runs []*run) {
+	ctx := f.settling() // the caller's may have been used up
+	defer ctx.end()
+	f.r.mu.Lock()
+	closing := f.r.closing
+	f.r.mu.Unlock()
+	f.runs = runs
+	switch {
+	case closing:
+		f.done("release", f.d.Release(ctx))
+	case f.succeeded || f.buried:
+		f.hold(runs, f.delay())
+	default:
+		f.done("nak", f.d.Nak(ctx, f.delay()))
+	}
+}
+
+// hold keeps the delivery in this process until its retry is due: some listeners
+// have handled it, or it is private. The keeper keeps it alive; no worker waits.
+func (f *flight) hold(runs []*run, delay time.Duration) {
+	r := f.r
+	f.runs = runs
+	f.due = time.Now().Add(delay)
+	r.mu.Lock()
+	closing := r.closing
+	full := r.key.group == "" && len(r.held) >= maxHeldPrivate
+	if !closing && !full {
+		r.held[f] = struct{}{}
+		r.resumed.Add(1)
+		f.timer = time.AfterFunc(delay, func() {
+			defer r.resumed.Done()
+			f.resume()
+		})
+	}
+	r.mu.Unlock()
+	switch {
+	case closing:
+		f.handOver()
+	case full:
+		for _, run := range runs {
+			if err := f.bury(run.l.name, CodeBacklog, run.err, run.attempt); err != nil {
+				r.b.log.Error("event lost: the private listener has too many retries waiting and its dead letter is refused",
+					"name", r.key.name, "id", f.id, "err", err)
+			}
+		}
+		f.done("term", f.d.Term(context.Background(), "dead letter"))
+	}
+}
+
+// resume runs what a held delivery waited for.
+func (f *flight) resume() {
+	r := f.r
+	r.mu.Lock()
+	_, held := r.held[f]
+	delete(r.held, f)
+	r.mu.Unlock()
+	if !held {
+		return
+	}
+	f.mu.Lock()
+	f.began = time.Now()
+	f.mu.Unlock()
+	for _, run := range f.runs {
+		if run.verdict.fate != fateReturn {
+			run.attempt++
+		}
+		run.verdict = verdict{}
+	}
+	settled := false
+	defer func() {
+		if !settled {
+			f.settle()
+		}
+	}()
+	f.dispatch()
+	f.settle()
+	settled = true
+}
+
+// releaseHeld passes on every delivery that waits for a retry, because the
+// reader closes.
+func (r *reader) releaseHeld(ctx context.Context) {
+	r.mu.Lock()
+	var waiting []*flight
+	for f := range r.held {
+		if f.timer.Stop() {
+			delete(r.held, f)
+			r.resumed.Done()
+			waiting = append(waiting, f)
+		}
+	}
+	r.mu.Unlock()
+	for _, f := range waiting {
+		if ctx.Err() != nil {
+			f.drop() // it comes again whole, when AckWait ends
+			continue
+		}
+		f.handOver()
+	}
+}
+
+// handOver gives a delivery that waited for its retry to the group.
+func (f *flight) handOver() {
+	ctx := f.settling()
+	defer ctx.end()
+	if f.r.key.group == "" { // a private listener's retries end with it
+		f.r.b.log.Warn("private listener closed with a retry waiting", "name", f.r.key.name, "id", f.id)
+		f.done("term", f.d.Term(ctx, "listener closed"))
+		return
+	}
+	f.forward(ctx, f.runs, f.due.Add(-f.delay()))
+}
+
+// delay is the longest of the runs' delays: due was set by it.
+func (f *flight) delay() (d time.Duration) {
+	for _, run := range f.runs {
+		d = max(d, run.verdict.delay)
+	}
+	return d
+}
