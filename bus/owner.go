@@ -70,6 +70,9 @@ func (l *lease) own(ctx context.Context, name string) error {
 		return err
 	}
 	if err := l.claim(ctx, name); err != nil {
+		if !errors.Is(err, ErrOwned) { // it may have been written
+			l.undo(ctx, name)
+		}
 		return err
 	}
 	l.mu.Lock()
@@ -128,7 +131,9 @@ func (l *lease) make(ctx context.Context) (uint64, error) {
 	return revision, err
 }
 
-// claim enters this process into the command's record.
+// claim enters this process into the command's record. It always writes: a
+// service that found the record free, because this lease had ended, then finds
+// that it has changed.
 func (l *lease) claim(ctx context.Context, name string) error {
 	store, key := l.b.tr.Store(), ownerPrefix+name
 	for {
@@ -144,9 +149,7 @@ func (l *lease) claim(ctx context.Context, name string) error {
 				return fmt.Errorf("%w: the ownership record of %q cannot be read: %v", transport.ErrConfig, name, err)
 			}
 			if rec.Service == l.owner() {
-				if slices.Contains(rec.Leases, l.id) {
-					return nil
-				}
+				rec.Leases = slices.DeleteFunc(rec.Leases, func(id string) bool { return id == l.id })
 				if len(rec.Leases) >= maxOwnerLeases {
 					if rec.Leases, err = l.living(ctx, rec.Leases, 0); err != nil {
 						return err
@@ -211,6 +214,13 @@ func (l *lease) living(ctx context.Context, leases []string, few int) ([]string,
 		}
 	}
 	return held, nil
+}
+
+// undo is disown for a registration that failed, maybe because ctx has ended.
+func (l *lease) undo(ctx context.Context, name string) {
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), time.Second)
+	defer cancel()
+	l.disown(ctx, name)
 }
 
 // disown takes this process out of the command's record.

@@ -88,7 +88,7 @@ func (h *commandHandler) serve(ctx context.Context, concurrency int) error {
 		Backlog: 4 * concurrency,
 	})
 	if err != nil {
-		b.lease.disown(ctx, name)
+		b.lease.undo(ctx, name)
 		return fromTransport("handle", name, "", err)
 	}
 	h.source = src
@@ -97,7 +97,7 @@ func (h *commandHandler) serve(ctx context.Context, concurrency int) error {
 	h.pump.start()
 	if err := h.scope.publish(h); err != nil {
 		h.close(ctx)
-		b.lease.disown(ctx, name)
+		b.lease.undo(ctx, name)
 		return err
 	}
 	return nil
