@@ -25,6 +25,7 @@ func (f *flight) dispatch() {
 			wg.Go(func() { f.exec(run) })
 		}
 		wg.Wait()
+		f.late = true
 		i = j
 	}
 }
@@ -46,7 +47,7 @@ func (f *flight) exec(run *run) {
 	}
 	defer func() { <-run.l.slots }()
 	k := f.call(run)
-	if !f.begin(k, waited) {
+	if !f.begin(k, waited || f.late) {
 		run.verdict = verdict{fate: fateLost}
 		return
 	}
@@ -87,12 +88,14 @@ func (f *flight) fill(k *call, run *run) {
 }
 
 // begin enters a call that the keeper may abort. It reports false if the
-// delivery is no longer ours, which can only be when it waited for its turn.
-func (f *flight) begin(k *call, waited bool) bool {
+// delivery is no longer ours, which can only be when the run is late.
+func (f *flight) begin(k *call, late bool) bool {
 	expired := false
-	if waited {
-		lease := f.d.Lease()
-		expired = !lease.IsZero() && time.Now().After(lease)
+	var start time.Duration // what is not late starts as it is taken
+	if late {
+		now, lease := time.Now(), f.d.Lease()
+		expired = !lease.IsZero() && now.After(lease)
+		start = now.Sub(f.began)
 	}
 	f.mu.Lock()
 	defer f.mu.Unlock()
@@ -103,33 +106,26 @@ func (f *flight) begin(k *call, waited bool) bool {
 	if f.busy == nil {
 		f.busy = f.alone[:0]
 	}
-	f.busy = append(f.busy, k)
+	f.busy = append(f.busy, busyCall{k, start})
 	return true
 }
 
 func (f *flight) finish(k *call) {
 	f.mu.Lock()
-	f.busy = slices.DeleteFunc(f.busy, func(o *call) bool { return o == k })
+	f.busy = slices.DeleteFunc(f.busy, func(o busyCall) bool { return o.call == k })
 	f.mu.Unlock()
 	k.end()
 }
 
-// abort cancels the listeners that run.
-func (f *flight) abort(cause error) {
-	f.mu.Lock()
-	busy := append([]*call(nil), f.busy...)
-	f.mu.Unlock()
-	for _, k := range busy {
-		k.abort(cause)
-	}
-}
-
-// lose is called when the lease has ended.
+// lose is called when the lease has ended: it cancels the listeners that run.
 func (f *flight) lose() {
 	f.mu.Lock()
 	f.lost = true
+	busy := append([]busyCall(nil), f.busy...)
 	f.mu.Unlock()
-	f.abort(ErrLeaseLost)
+	for _, k := range busy {
+		k.abort(ErrLeaseLost)
+	}
 }
 
 func (f *flight) isLost() bool {
@@ -138,9 +134,21 @@ func (f *flight) isLost() bool {
 	return f.lost
 }
 
-// overran reports whether what runs has run for longer than limit.
-func (f *flight) overran(now time.Time, limit time.Duration) bool {
+// abortOverrun cancels the listeners that have run for longer than limit. It
+// reports whether none of those that run is within it: such a delivery may as
+// well go to another process.
+func (f *flight) abortOverrun(now time.Time, limit time.Duration) bool {
 	f.mu.Lock()
-	defer f.mu.Unlock()
-	return len(f.busy) > 0 && now.Sub(f.began) > limit
+	var over []busyCall
+	for _, k := range f.busy {
+		if now.Sub(f.began)-k.start > limit {
+			over = append(over, k)
+		}
+	}
+	all := len(over) > 0 && len(over) == len(f.busy)
+	f.mu.Unlock()
+	for _, k := range over {
+		k.abort(ErrMaxRun)
+	}
+	return all
 }

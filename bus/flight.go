@@ -22,7 +22,7 @@ type flight struct {
 	failed    int       // failed runs before this delivery: those of the copy it came from
 	target    string    // only this listener
 	search    int       // how often it was passed on because target was not there
-	began     time.Time // of this dispatch; guarded by mu once shared
+	began     time.Time // when it was taken
 	runs      []*run    // to do now
 	succeeded bool      // some listener is done with it: it must not run whole again
 	buried    bool      // some listener's failure is a dead letter
@@ -35,14 +35,23 @@ type flight struct {
 	slots [1]*run
 	first call
 	fresh bool
-	alone [1]*call
+	alone [1]busyCall
+	// late says that time has passed since it was taken: it waited for its retry,
+	// or for the listeners of a higher priority.
+	late bool
 
 	mu   sync.Mutex
-	busy []*call // of the listeners that run it
-	lost bool    // its lease ended: nothing may be said about it any more
+	busy []busyCall // of the listeners that run it
+	lost bool       // its lease ended: nothing may be said about it any more
 
-	prev, next *flight // in keeper
-	extended   time.Time
+	prev, next *flight       // in keeper
+	extended   time.Duration // since began
+}
+
+// busyCall is a call that runs.
+type busyCall struct {
+	*call
+	start time.Duration // since the flight began
 }
 
 // run is what one listener has to do with a flight.

@@ -13,9 +13,10 @@ type keeper struct {
 	ackWait, maxRun time.Duration
 
 	mu    sync.Mutex
-	first *flight // oldest first is not needed: the list is walked whole
-	stop  context.CancelFunc
-	wg    sync.WaitGroup
+	first *flight // in no order: the list is walked whole
+
+	stop context.CancelFunc
+	wg   sync.WaitGroup // loop, and the one extension of all that are due
 }
 
 // extendAtOnce bounds the extensions under way.
@@ -31,7 +32,6 @@ func newKeeper(r *reader) *keeper {
 func (k *keeper) add(f *flight) {
 	k.mu.Lock()
 	defer k.mu.Unlock()
-	f.extended = f.began
 	f.next = k.first
 	if k.first != nil {
 		k.first.prev = f
@@ -55,79 +55,85 @@ func (k *keeper) remove(f *flight) {
 }
 
 // loop looks at every delivery six times in AckWait: often enough that one is
-// extended a second and a third time before its lease ends.
+// extended a second and a third time before its lease ends, and that a handler
+// whose lease has ended, after four fifths of AckWait, is cancelled before the
+// rest of it is over. Nothing that the broker keeps waiting may delay that, so
+// deliveries are extended beside it.
 func (k *keeper) loop(ctx context.Context) {
 	every := k.ackWait / 6
 	t := time.NewTicker(every)
 	defer t.Stop()
+	extended := make(chan struct{}, 1)
+	extended <- struct{}{}
 	for {
 		select {
 		case <-ctx.Done():
 			return
 		case now := <-t.C:
-			k.tend(ctx, now, every)
+			due := k.tend(now)
+			if len(due) == 0 {
+				continue
+			}
+			select {
+			case <-extended:
+				k.wg.Go(func() {
+					k.extend(ctx, due, now, every)
+					extended <- struct{}{}
+				})
+			default: // the broker is slow; those that are due stay so
+			}
 		}
 	}
 }
 
-func (k *keeper) tend(ctx context.Context, now time.Time, timeout time.Duration) {
-	var due []*flight
+// tend cancels what has lost its lease or runs for too long, and returns what is
+// to be extended.
+func (k *keeper) tend(now time.Time) (due []*flight) {
+	var all []*flight
 	k.mu.Lock()
 	for f := k.first; f != nil; f = f.next {
-		due = append(due, f)
+		all = append(all, f)
 	}
 	k.mu.Unlock()
+	for _, f := range all {
+		lease := f.d.Lease()
+		switch {
+		case !lease.IsZero() && now.After(lease):
+			f.lose()
+		case f.abortOverrun(now, k.maxRun):
+		case !lease.IsZero() && k.sinceExtended(f, now) >= k.ackWait/4:
+			due = append(due, f)
+		}
+	}
+	return due
+}
+
+func (k *keeper) sinceExtended(f *flight, now time.Time) time.Duration {
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	return now.Sub(f.began) - f.extended
+}
+
+// extend extends deliveries, some at once, for as long as timeout.
+func (k *keeper) extend(ctx context.Context, due []*flight, now time.Time, timeout time.Duration) {
 	ctx, cancel := context.WithTimeout(ctx, timeout)
 	defer cancel()
 	var wg sync.WaitGroup
 	slots := make(chan struct{}, extendAtOnce)
 	for _, f := range due {
-		switch k.need(f, now) {
-		case keepLost:
-			f.lose()
-		case keepOverrun:
-			f.abort(ErrMaxRun)
-		case keepExtend:
-			slots <- struct{}{}
-			wg.Go(func() {
-				defer func() { <-slots }()
-				if err := f.d.Extend(ctx); err != nil {
-					f.r.b.log.Debug("delivery not extended", "name", f.r.key.name, "id", f.id, "err", err)
-					return
-				}
-				k.mu.Lock()
-				f.extended = now
-				k.mu.Unlock()
-			})
-		}
+		slots <- struct{}{}
+		wg.Go(func() {
+			defer func() { <-slots }()
+			if err := f.d.Extend(ctx); err != nil {
+				f.r.b.log.Debug("delivery not extended", "name", f.r.key.name, "id", f.id, "err", err)
+				return
+			}
+			k.mu.Lock()
+			f.extended = now.Sub(f.began)
+			k.mu.Unlock()
+		})
 	}
 	wg.Wait()
-}
-
-type keepNeed uint8
-
-const (
-	keepNothing keepNeed = iota
-	keepExtend
-	keepLost
-	keepOverrun
-)
-
-// need decides about one delivery.
-func (k *keeper) need(f *flight, now time.Time) keepNeed {
-	lease := f.d.Lease()
-	if !lease.IsZero() && now.After(lease) {
-		return keepLost
-	}
-	if f.overran(now, k.maxRun) {
-		return keepOverrun
-	}
-	k.mu.Lock()
-	defer k.mu.Unlock()
-	if !lease.IsZero() && now.Sub(f.extended) >= k.ackWait/4 {
-		return keepExtend
-	}
-	return keepNothing
 }
 
 func (k *keeper) close() {

@@ -115,9 +115,7 @@ func (f *flight) resume() {
 	if !held {
 		return
 	}
-	f.mu.Lock()
-	f.began = time.Now()
-	f.mu.Unlock()
+	f.late = true
 	for _, run := range f.runs {
 		if run.verdict.fate != fateReturn {
 			run.attempt++
