@@ -69,8 +69,8 @@ func (l *lease) own(ctx context.Context, name string) error {
 	if err := l.open(ctx); err != nil {
 		return err
 	}
-	if err := l.claim(ctx, name); err != nil {
-		if !errors.Is(err, ErrOwned) { // it may have been written
+	if wrote, err := l.claim(ctx, name); err != nil {
+		if wrote {
 			l.undo(ctx, name)
 		}
 		return err
@@ -133,8 +133,8 @@ func (l *lease) make(ctx context.Context) (uint64, error) {
 
 // claim enters this process into the command's record. It always writes: a
 // service that found the record free, because this lease had ended, then finds
-// that it has changed.
-func (l *lease) claim(ctx context.Context, name string) error {
+// that it has changed. wrote says that it may have written, also with an error.
+func (l *lease) claim(ctx context.Context, name string) (wrote bool, err error) {
 	store, key := l.b.tr.Store(), ownerPrefix+name
 	for {
 		e, err := store.Get(ctx, key)
@@ -142,37 +142,37 @@ func (l *lease) claim(ctx context.Context, name string) error {
 		case errors.Is(err, transport.ErrNotFound):
 			_, err = store.Create(ctx, key, l.record(nil), 0)
 		case err != nil:
-			return err
+			return false, err
 		default:
 			var rec ownerRecord
 			if err := json.Unmarshal(e.Value, &rec); err != nil {
-				return fmt.Errorf("%w: the ownership record of %q cannot be read: %v", transport.ErrConfig, name, err)
+				return false, fmt.Errorf("%w: the ownership record of %q cannot be read: %v", transport.ErrConfig, name, err)
 			}
 			if rec.Service == l.owner() {
 				rec.Leases = slices.DeleteFunc(rec.Leases, func(id string) bool { return id == l.id })
 				if len(rec.Leases) >= maxOwnerLeases {
 					if rec.Leases, err = l.living(ctx, rec.Leases, 0); err != nil {
-						return err
+						return false, err
 					}
 				}
 			} else {
 				rec.Leases, err = l.living(ctx, rec.Leases, 1)
 				if err != nil {
-					return err
+					return false, err
 				}
 				if len(rec.Leases) > 0 {
-					return l.owned(name, rec.Service)
+					return false, l.owned(name, rec.Service)
 				}
 			}
 			_, err = store.Update(ctx, key, l.record(rec.Leases), e.Revision, 0)
 		}
 		switch {
 		case err == nil:
-			return nil
+			return true, nil
 		case errors.Is(err, transport.ErrExists), errors.Is(err, transport.ErrConflict):
 			// Another process wrote first: read again.
 		default:
-			return err
+			return true, err
 		}
 	}
 }
@@ -299,7 +299,7 @@ func (l *lease) reclaim(ctx context.Context) bool {
 	l.mu.Unlock()
 	known := true
 	for _, name := range names {
-		err := l.claim(ctx, name)
+		_, err := l.claim(ctx, name)
 		switch {
 		case err == nil:
 		case errors.Is(err, ErrOwned):
