@@ -107,17 +107,21 @@ func newCommandHandler[C, R any](fn func(context.Context, C) (R, error)) *comman
 func resultOf[R any](v any) (R, error) {
 	r, ok := v.(R)
 	if !ok && v != nil {
-		return r, errorf(CodeInvalid, "execute", "", "result is a %T, the command returns %v", v, reflect.TypeFor[R]())
+		return r, errorf(CodeFailed, "execute", "", "a middleware returned a %T where the command returns %v", v, reflect.TypeFor[R]())
 	}
 	return r, nil
 }
 
+// decodeResult returns the R of a reply. Without one the handler has run all the
+// same.
 func decodeResult[R any](r reply) (any, error) {
 	var v R
-	if r.m.Value != nil {
-		return r.m.Value, nil
-	}
-	if _, none := any(v).(None); none || len(r.m.Body) == 0 {
+	_, none := any(v).(None)
+	switch {
+	case r.m.Value != nil || r.b.inProcess:
+		v, err := resultOf[R](r.m.Value)
+		return v, r.unusable(err)
+	case none, r.m.Header.Get(headerNil) != "":
 		return v, nil
 	}
 	target := any(&v)
@@ -125,27 +129,25 @@ func decodeResult[R any](r reply) (any, error) {
 		v = reflect.New(t.Elem()).Interface().(R)
 		target = v
 	}
-	if err := r.b.decode(r.name, r.m.ContentType, r.m.Body, target); err != nil {
-		return nil, err
-	}
-	return v, nil
+	err := r.b.decode(r.name, r.m.ContentType, r.m.Body, target)
+	return v, r.unusable(err)
 }
 
 // runDirect calls a handler of this process without a transport: on the
 // caller's goroutine when nothing can end the call early, else on another.
 func runDirect[C, R any](ctx context.Context, s *scope, h *commandHandler, fn func(context.Context, C) (R, error), c C) (R, error) {
 	var zero R
+	if isNilPointer(h.goType, c) {
+		return zero, errorf(CodeInvalid, "execute", h.info.name, "command is nil")
+	}
 	if h.info.validates {
 		if err := h.info.validate("execute", c); err != nil {
 			return zero, err
 		}
 	}
-	if isNilPointer(h.goType, c) {
-		return zero, errorf(CodeInvalid, "execute", h.info.name, "command is nil")
-	}
 	k := s.newDirectCall(ctx, h)
 	if ctx.Done() == nil {
-		if err := h.enter(k, nil); err != nil {
+		if err := h.enter(ctx, k); err != nil {
 			return zero, err
 		}
 		r, err := invoke(k, h, fn, c)
@@ -157,7 +159,7 @@ func runDirect[C, R any](ctx context.Context, s *scope, h *commandHandler, fn fu
 	if err := ctx.Err(); err != nil {
 		return zero, fromTransport("execute", h.info.name, "", err)
 	}
-	if err := h.enter(k, ctx.Done()); err != nil {
+	if err := h.enter(ctx, k); err != nil {
 		return zero, err
 	}
 	run := &directRun[R]{done: make(chan struct{})}

@@ -4,11 +4,8 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"maps"
 	"strings"
 	"time"
-
-	"github.com/jitney-bus/jitney/transport"
 )
 
 // Code says what kind of failure an *Error is. Codes travel on the wire, so
@@ -30,13 +27,15 @@ const (
 	// CodeTimeout: the deadline passed. The outcome is unknown, unless the
 	// error says that nothing ran.
 	CodeTimeout Code = "timeout"
-	// CodeCancelled: the caller's context was cancelled. The outcome is unknown.
+	// CodeCancelled: the caller's context was cancelled. The outcome is unknown,
+	// unless the error says that nothing ran.
 	CodeCancelled Code = "cancelled"
 	// CodeUnknown: it was sent and no answer came. It may have happened.
 	CodeUnknown Code = "unknown"
-	// CodeFailed: the handler returned an error.
+	// CodeFailed: the handler returned an error, or its result did not reach the
+	// caller. From a sending middleware, what it returned of its own.
 	CodeFailed Code = "failed"
-	// CodePanic: the handler panicked. Its process lives.
+	// CodePanic: the handler panicked, or a sending middleware. The process lives.
 	CodePanic Code = "panic"
 	// CodeTooLarge: the message is over the transport's limit, which the error
 	// states with the size. Nothing was sent.
@@ -92,8 +91,6 @@ type Error struct {
 	Details map[string]string
 	// Attempts is how often a handler ran, 0 if none did.
 	Attempts int
-	// DeadLettered says that the message is kept as a dead letter.
-	DeadLettered bool
 
 	cause error
 }
@@ -197,124 +194,13 @@ func (e *panicError) Unwrap() error {
 	return err
 }
 
-// fromTransport turns a driver's error into ours. It is the one place where the
-// bus reads them.
-func fromTransport(op, name, id string, err error) error {
-	if err == nil {
+// panicked returns the panic that err is, or nil. One that an *Error tells of
+// already is not err's own.
+func panicked(err error) *panicError {
+	var p, told *panicError
+	var e *Error
+	if !errors.As(err, &p) || errors.As(err, &e) && errors.As(e, &told) {
 		return nil
 	}
-	var e *Error
-	if errors.As(err, &e) {
-		return err
-	}
-	e = &Error{Op: op, Name: name, ID: id, Message: err.Error(), cause: err}
-	var size *transport.SizeError
-	switch {
-	case errors.Is(err, transport.ErrNoHandler):
-		e.Code = CodeNoHandler
-		e.Message = fmt.Sprintf("nobody handles %q; is the service that does running?", name)
-	case errors.Is(err, transport.ErrBusy):
-		e.Code = CodeBusy
-	case errors.As(err, &size):
-		e.Code = CodeTooLarge
-	case errors.Is(err, transport.ErrClosed):
-		e.Code, e.cause = CodeClosed, errors.Join(ErrClosed, err)
-	case errors.Is(err, transport.ErrPermission):
-		e.Code = CodePermission
-	case errors.Is(err, transport.ErrBacklog):
-		e.Code = CodeBacklog
-	case errors.Is(err, transport.ErrInvalid):
-		e.Code = CodeInvalid
-	case errors.Is(err, transport.ErrConfig), errors.Is(err, transport.ErrExists), errors.Is(err, transport.ErrConflict):
-		e.Code = CodeConflict
-	case errors.Is(err, transport.ErrUnknown):
-		e.Code = CodeUnknown
-	case errors.Is(err, transport.ErrUnavailable): // not sent, even if the deadline passed meanwhile
-		e.Code = CodeUnavailable
-	case errors.Is(err, context.DeadlineExceeded):
-		e.Code = CodeTimeout
-	case errors.Is(err, context.Canceled):
-		e.Code = CodeCancelled
-	default: // ErrStopping and what a driver left unmapped
-		e.Code = CodeUnavailable
-	}
-	return e
-}
-
-// wireError is the body of an error reply, as JSON.
-type wireError struct {
-	Code     Code              `json:"code"`
-	Message  string            `json:"message,omitempty"`
-	Wire     string            `json:"error,omitempty"`
-	Details  map[string]string `json:"details,omitempty"`
-	Attempts int               `json:"attempts,omitempty"`
-}
-
-// maxWireMessage bounds an error's text, so that an error reply always fits.
-const maxWireMessage = 8 << 10
-
-// toWire is what the caller may know of a handler's error.
-func (b *Bus) toWire(err error, attempts int) wireError {
-	w := wireError{Code: CodeOf(err), Message: err.Error(), Attempts: attempts}
-	var e *Error
-	var p *panicError
-	switch {
-	case errors.As(err, &p):
-		w.Code = CodePanic
-	case errors.As(err, &e):
-		w.Wire, w.Details = e.Wire, e.Details
-		if error(e) == err {
-			w.Message = e.text()
-		}
-	}
-	if name := b.registered(err); name != "" {
-		w.Wire = name
-	}
-	if len(w.Message) > maxWireMessage {
-		w.Message = strings.ToValidUTF8(w.Message[:maxWireMessage], "") + "…"
-	}
-	return w
-}
-
-// registered returns the name of err in Config.Errors, or "". What compares the
-// two may be code of the user's.
-func (b *Bus) registered(err error) string {
-	for name, target := range b.cfg.Errors {
-		if is(err, target) {
-			return name
-		}
-	}
-	return ""
-}
-
-// is is errors.Is, and false where that panics.
-func is(err, target error) (ok bool) {
-	defer func() {
-		if recover() != nil {
-			ok = false
-		}
-	}()
-	return errors.Is(err, target)
-}
-
-// text is the message without operation and name, which the receiver adds.
-func (e *Error) text() string {
-	c := *e
-	c.Op = ""
-	return c.Error()
-}
-
-// fromWire makes the caller's error out of an error reply.
-func (b *Bus) fromWire(name, id string, w wireError) error {
-	e := &Error{
-		Code: w.Code, Op: "execute", Name: name, ID: id, Message: w.Message,
-		Wire: w.Wire, Details: maps.Clone(w.Details), Attempts: w.Attempts,
-	}
-	if e.Code == "" {
-		e.Code = CodeFailed
-	}
-	if target, ok := b.cfg.Errors[w.Wire]; ok {
-		e.cause = target
-	}
-	return e
+	return p
 }

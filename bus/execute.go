@@ -13,9 +13,20 @@ import (
 
 // reply is a command's answer before it is decoded.
 type reply struct {
-	b    *Bus
-	name string
-	m    *transport.Message
+	b        *Bus
+	name, id string
+	m        *transport.Message
+}
+
+// unusable is the error of a result that its caller cannot have. The handler ran.
+func (r reply) unusable(err error) error {
+	if err == nil {
+		return nil
+	}
+	return &Error{
+		Code: CodeFailed, Op: "execute", Name: r.name, ID: r.id, Attempts: 1,
+		Message: "the handler ran, but its result cannot be used: " + err.Error(), cause: err,
+	}
 }
 
 // execute is the untyped Execute. wireName is "" for a type that names itself;
@@ -54,7 +65,7 @@ func (s *scope) execute(ctx context.Context, c any, wireName string, decode func
 	began := time.Now()
 	v, err := b.sendChain(ctx, m, outgoing{message: m, scope: s, result: decode, receipt: o.receipt})
 	if err != nil {
-		return nil, fromTransport(op, info.name, m.ID, err)
+		return nil, fromChain(op, info.name, m.ID, err)
 	}
 	if o.receipt != nil {
 		o.receipt.ID, o.receipt.Elapsed = m.ID, time.Since(began)
@@ -140,7 +151,7 @@ func (b *Bus) sendCommand(ctx context.Context, out *outgoing) (any, error) {
 	m := out.message
 	if b.inProcess {
 		if h := out.scope.commands.Load().byName[m.To.Name]; h != nil && h.live.Load() {
-			return h.local(ctx, m, out.receipt)
+			return h.local(ctx, m, out)
 		}
 	}
 	if out.receipt != nil {
@@ -156,7 +167,7 @@ func (b *Bus) sendCommand(ctx context.Context, out *outgoing) (any, error) {
 	}
 	r, err := b.request(ctx, m)
 	if err != nil {
-		return nil, err
+		return nil, fromTransport("execute", m.To.Name, m.ID, err)
 	}
 	if r.Header.Get(headerError) != "" {
 		return nil, b.replyError(m, r)
@@ -164,7 +175,7 @@ func (b *Bus) sendCommand(ctx context.Context, out *outgoing) (any, error) {
 	if out.receipt != nil {
 		out.receipt.Service = r.Header.Get(headerService)
 	}
-	return out.result(reply{b, m.To.Name, r})
+	return out.result(reply{b, m.To.Name, m.ID, r})
 }
 
 // How long request waits before it asks again.
@@ -183,8 +194,21 @@ func (b *Bus) request(ctx context.Context, m *transport.Message) (*transport.Mes
 		}
 		b.log.Debug("command not taken, asking again", "name", m.To.Name, "id", m.ID, "err", err)
 		if !sleep(ctx, wait/2+rand.N(wait)) {
+			if ctx.Err() == context.Canceled {
+				return nil, untaken(m.To.Name, m.ID, err)
+			}
 			return nil, err // what kept it from running, not the deadline
 		}
+	}
+}
+
+// untaken is a caller that cancelled while nobody had taken its command yet,
+// because of why.
+func untaken(name, id string, why error) error {
+	return &Error{
+		Code: CodeCancelled, Op: "execute", Name: name, ID: id,
+		Message: "cancelled before a handler took it; nothing ran: " + why.Error(),
+		cause:   errors.Join(context.Canceled, why),
 	}
 }
 

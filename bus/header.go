@@ -23,6 +23,7 @@ const (
 	headerError    = transport.HeaderPrefix + "Error"    // a reply that is an error: its code
 	headerReceipt  = transport.HeaderPrefix + "Receipt"  // a command whose caller asks who answered
 	headerService  = transport.HeaderPrefix + "Service"  // the reply to that
+	headerNil      = transport.HeaderPrefix + "Nil"      // a reply whose result is nil, whatever its body
 )
 
 const (

@@ -31,7 +31,7 @@ type Message struct {
 // outgoing is what a message needs on the sending side only.
 type outgoing struct {
 	message *transport.Message       // what the chain's end sends, with the value still in it
-	batch   *[]*transport.Message    // PublishAll: collects instead of storing
+	batch   *batch                   // PublishAll: collects instead of storing
 	scope   *scope                   // execute
 	result  func(reply) (any, error) // execute: decodes the result
 	receipt *Receipt                 // execute: filled on success

@@ -12,9 +12,8 @@ import (
 // kept, and errors.Is works on it as before.
 func (k *call) outcome(err error) error {
 	var e *Error
-	var p *panicError
 	switch {
-	case err == nil, errors.As(err, &p):
+	case err == nil, panicked(err) != nil:
 		return err
 	case CodeOf(err) == CodeTimeout && k.expired():
 		return err // the caller's deadline, which the handler was bound by

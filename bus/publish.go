@@ -39,10 +39,7 @@ func Publish(ctx context.Context, s Scope, event any, opts ...PublishOption) err
 		defer p.bounded.end()
 		ctx = &p.bounded
 	}
-	if err := sc.bus.sendEvent(ctx, m, nil); err != nil {
-		return fromTransport("publish", m.To.Name, m.ID, err)
-	}
-	return nil
+	return sc.bus.sendEvent(ctx, m, nil)
 }
 
 // publishing applies options. Without any it allocates nothing.
@@ -67,29 +64,53 @@ func PublishAll(ctx context.Context, s Scope, events ...any) error {
 		return nil
 	}
 	sc := s.scope()
-	b := sc.bus
-	batch := make([]*transport.Message, 0, len(events))
+	all := batch{events: len(events)}
 	var o publishOptions
 	for i, e := range events {
 		m := new(transport.Message)
+		all.next = i
 		err := sc.event(ctx, m, e, &o)
 		if err == nil {
-			err = b.sendEvent(ctx, m, &batch)
+			err = sc.bus.sendEvent(ctx, m, &all)
 		}
 		if err != nil {
 			return fmt.Errorf("event %d of %d: %w", i+1, len(events), err)
 		}
 	}
-	ctx, cancel := o.bound(ctx, b.cfg.PublishTimeout)
+	ctx, cancel := o.bound(ctx, sc.bus.cfg.PublishTimeout)
 	defer cancel()
-	err := b.tr.Publish(ctx, batch...)
+	return all.publish(ctx, sc.bus.tr)
+}
+
+// batch is what a PublishAll has collected.
+type batch struct {
+	events   int // given to PublishAll
+	next     int // the event whose sending chain runs
+	messages []*transport.Message
+	of       []int // of each message, the event
+}
+
+// add takes the message of the event whose chain runs. A middleware may send it
+// twice, or not at all.
+func (l *batch) add(m *transport.Message) {
+	if n := len(l.messages); n > 0 && l.messages[n-1] == m {
+		return
+	}
+	l.messages, l.of = append(l.messages, m), append(l.of, l.next)
+}
+
+func (l *batch) publish(ctx context.Context, tr transport.Transport) error {
+	if len(l.messages) == 0 {
+		return nil
+	}
+	err := tr.Publish(ctx, l.messages...)
 	var pe *transport.PublishError
-	if !errors.As(err, &pe) || len(pe.Outcomes) != len(batch) {
+	if !errors.As(err, &pe) || len(pe.Outcomes) != len(l.messages) {
 		return fromTransport("publish", "", "", err)
 	}
-	all := &PublishError{Errors: make([]error, len(batch))}
+	all := &PublishError{Errors: make([]error, l.events)}
 	for i, out := range pe.Outcomes {
-		all.Errors[i] = fromTransport("publish", batch[i].To.Name, batch[i].ID, out.Err)
+		all.Errors[l.of[i]] = fromOutcome(l.messages[i], out)
 	}
 	return all
 }
@@ -98,7 +119,8 @@ func PublishAll(ctx context.Context, s Scope, events ...any) error {
 // their errors.
 type PublishError struct {
 	// Errors has an entry for each event, in the order given: nil if it is
-	// stored, else what Publish would have returned.
+	// stored (or a middleware kept it from being sent without an error), else
+	// what Publish would have returned.
 	Errors []error
 }
 
@@ -156,7 +178,8 @@ func (s *scope) event(ctx context.Context, m *transport.Message, v any, o *publi
 		m.SentAt = time.Now() // else it is about when the driver stores it, which is free
 	}
 	if m.ID == "" {
-		m.ID, m.Fresh = b.ids.next(), true
+		m.ID = b.ids.next()
+		m.Fresh = len(b.cfg.Sending) == 0 // a middleware may send it twice
 	}
 	m.CorrelationID = m.ID // the first of its chain, unless a handler sends it
 	if c := callFrom(ctx); c != nil {
@@ -169,26 +192,32 @@ func (s *scope) event(ctx context.Context, m *transport.Message, v any, o *publi
 
 // sendEvent sends an event through the sending chain and stores it, or adds it to
 // a batch.
-func (b *Bus) sendEvent(ctx context.Context, m *transport.Message, batch *[]*transport.Message) error {
+func (b *Bus) sendEvent(ctx context.Context, m *transport.Message, all *batch) error {
 	if len(b.cfg.Sending) == 0 {
-		return b.store(ctx, m, batch)
+		return b.store(ctx, m, all)
 	}
-	_, err := b.send(ctx, newMessage(KindEvent, m, outgoing{message: m, batch: batch}))
-	return err
+	_, err := b.send(ctx, newMessage(KindEvent, m, outgoing{message: m, batch: all}))
+	return fromChain("publish", m.To.Name, m.ID, err)
 }
 
 // store is the end of an event's way.
-func (b *Bus) store(ctx context.Context, m *transport.Message, batch *[]*transport.Message) error {
+func (b *Bus) store(ctx context.Context, m *transport.Message, all *batch) error {
 	v := m.Value
 	m.Value = nil
 	if err := b.encode("publish", m.To.Name, v, m); err != nil {
 		return err
 	}
-	if batch != nil {
-		*batch = append(*batch, m)
+	if all != nil {
+		all.add(m)
 		return nil
 	}
 	err := b.tr.Publish(ctx, m)
-	m.Fresh = false // for a middleware that sends it again
-	return err
+	if err == nil {
+		return nil
+	}
+	var pe *transport.PublishError
+	if errors.As(err, &pe) && len(pe.Outcomes) == 1 {
+		return fromOutcome(m, pe.Outcomes[0])
+	}
+	return fromTransport("publish", m.To.Name, m.ID, err)
 }

@@ -4,6 +4,7 @@ import (
 	"context"
 	"encoding/json"
 	"errors"
+	"fmt"
 	"log/slog"
 	"reflect"
 	"sync/atomic"
@@ -126,12 +127,12 @@ func (h *commandHandler) close(ctx context.Context) []string {
 	return nil
 }
 
-// enter takes a slot for k, waiting for one until k's deadline or until done.
-func (h *commandHandler) enter(k *call, done <-chan struct{}) error {
+// enter takes a slot for k, waiting for one until k's deadline or ctx's end.
+func (h *commandHandler) enter(ctx context.Context, k *call) error {
 	select {
 	case h.slots <- struct{}{}:
 	default:
-		if err := h.wait(k, done); err != nil {
+		if err := h.wait(ctx, k); err != nil {
 			return err
 		}
 	}
@@ -142,16 +143,23 @@ func (h *commandHandler) enter(k *call, done <-chan struct{}) error {
 	return nil
 }
 
-func (h *commandHandler) wait(k *call, done <-chan struct{}) error {
+func (h *commandHandler) wait(ctx context.Context, k *call) error {
 	t := time.NewTimer(time.Until(k.deadline))
 	defer t.Stop()
 	select {
 	case h.slots <- struct{}{}:
 		return nil
-	case <-done:
+	case <-ctx.Done():
 	case <-t.C:
 	}
-	return errorf(CodeBusy, "execute", k.who.name, "all %d runs of the handler were busy until the deadline; nothing ran", cap(h.slots))
+	why := fmt.Errorf("all %d runs of the handler were busy", cap(h.slots))
+	if ctx.Err() == context.Canceled {
+		return untaken(k.who.name, k.id(), why)
+	}
+	return &Error{
+		Code: CodeBusy, Op: "execute", Name: k.who.name, ID: k.id(),
+		Message: why.Error() + " until the deadline; nothing ran", cause: context.DeadlineExceeded,
+	}
 }
 
 // leave gives back what enter took.
@@ -187,10 +195,10 @@ func (s *scope) newDirectCall(ctx context.Context, h *commandHandler) *call {
 
 // local runs the handler for a message of this process that had to take the
 // sending chain, and returns when ctx ends at the latest.
-func (h *commandHandler) local(ctx context.Context, m *transport.Message, receipt *Receipt) (any, error) {
+func (h *commandHandler) local(ctx context.Context, m *transport.Message, out *outgoing) (any, error) {
 	k := h.scope.newDirectCall(ctx, h)
 	k.msgID, k.from = m.ID, m
-	if err := h.enter(k, ctx.Done()); err != nil {
+	if err := h.enter(ctx, k); err != nil {
 		return nil, err
 	}
 	run := &directRun[any]{err: errGoexit, done: make(chan struct{})}
@@ -200,15 +208,15 @@ func (h *commandHandler) local(ctx context.Context, m *transport.Message, receip
 		run.r, run.err = h.handle(k, m.Value)
 	}()
 	if err := awaitDirect(ctx, k, run.done); err != nil {
-		return nil, err
+		return nil, fromTransport("execute", k.who.name, m.ID, err)
 	}
 	if run.err != nil {
 		return nil, h.failed(k, run.err)
 	}
-	if receipt != nil {
-		receipt.Service = h.scope.bus.cfg.Service
+	if out.receipt != nil {
+		out.receipt.Service = h.scope.bus.cfg.Service
 	}
-	return run.r, nil
+	return out.result(reply{h.scope.bus, k.who.name, m.ID, &transport.Message{Value: run.r}})
 }
 
 // answer runs the handler for a request and replies.
@@ -281,20 +289,35 @@ func (h *commandHandler) reply(k *call, req transport.Request, result any, err e
 		b.logFailure(k, err)
 		b.encodeError(r, b.toWire(err, k.attempt))
 	} else if tm.Header.Get(headerReceipt) != "" {
-		r.Header = Header{headerService: {b.cfg.Service}}
+		if r.Header == nil {
+			r.Header = Header{}
+		}
+		r.Header.Set(headerService, b.cfg.Service)
 	}
 	ctx := &lazyContext{parent: context.Background(), timeout: replyTimeout}
 	defer ctx.end()
-	err = req.Reply(ctx, r)
+	sent := req.Reply(ctx, r)
 	var size *transport.SizeError
-	if errors.As(err, &size) {
+	if errors.As(sent, &size) {
 		r = &transport.Message{}
-		b.encodeError(r, wireError{Code: CodeTooLarge, Message: "result: " + size.Error(), Attempts: k.attempt})
-		err = req.Reply(ctx, r)
+		b.encodeError(r, b.oversized(err, size, k.attempt))
+		sent = req.Reply(ctx, r)
 	}
-	if err != nil {
-		b.log.Warn("reply not sent", "name", k.who.name, "id", k.id(), "err", err)
+	if sent != nil {
+		b.log.Warn("reply not sent", "name", k.who.name, "id", k.id(), "err", sent)
 	}
+}
+
+// oversized is the reply in place of one that is too large: of a result that the
+// handler ran for, or of an error with its details, which are left out.
+func (b *Bus) oversized(err error, size *transport.SizeError, attempts int) wireError {
+	if err == nil {
+		return wireError{Code: CodeFailed, Attempts: attempts, Message: fmt.Sprintf(
+			"the handler ran, but its result of %d bytes is over the limit of %d", size.Size, size.Limit)}
+	}
+	w := b.toWire(err, attempts)
+	w.Details = nil
+	return w
 }
 
 // encodeResult uses the codec that the caller used.
@@ -311,10 +334,29 @@ func (h *commandHandler) encodeResult(contentType string, result any, r *transpo
 	if err != nil {
 		return errorf(CodeInvalid, "", "", "%w", err)
 	}
-	if err := b.encodeWith(c, "", "", result, r); err != nil {
+	err = b.encodeWith(c, "", "", result, r)
+	if absent(result) {
+		// The body is for those who do not know the header; not every codec has one.
+		r.Header = Header{headerNil: {"1"}}
+		return nil
+	}
+	if err != nil {
 		return errorf(CodeFailed, "", "", "result of type %T: %w", result, err)
 	}
 	return nil
+}
+
+// absent reports whether a result is nil.
+func absent(result any) bool {
+	if result == nil {
+		return true
+	}
+	switch v := reflect.ValueOf(result); v.Kind() {
+	case reflect.Pointer, reflect.Map, reflect.Slice:
+		return v.IsNil()
+	default:
+		return false
+	}
 }
 
 func (b *Bus) encodeError(r *transport.Message, w wireError) {

@@ -537,7 +537,7 @@ func TestMiddlewareMayPanicOrReplaceTheOutcome(t *testing.T) {
 		require.NoError(w, bus.HandleNone(w.Context(), b, func(context.Context, resetAll) error { return nil }))
 		if w.inProcess {
 			_, err := bus.Execute(w.Context(), b, createUser{Name: "a"})
-			require.Equal(w, bus.CodeInvalid, bus.CodeOf(err), "a result of the wrong type")
+			require.Equal(w, bus.CodeFailed, bus.CodeOf(err), "a result of the wrong type")
 		}
 		require.Equal(w, bus.CodePanic, bus.CodeOf(bus.Do(w.Context(), b, resetAll{})))
 	})

@@ -30,7 +30,7 @@ func TestExecuteAsksAgainOnlyWhereNothingRan(t *testing.T) {
 		"permission":  {transport.ErrPermission, false, bus.CodePermission},
 		"too large":   {&transport.SizeError{Size: 2, Limit: 1}, false, bus.CodeTooLarge},
 		"timeout":     {context.DeadlineExceeded, false, bus.CodeTimeout},
-		"unheard of":  {errors.New("unheard of"), false, bus.CodeUnavailable},
+		"unheard of":  {errors.New("unheard of"), false, bus.CodeUnknown},
 	} {
 		t.Run(what, func(t *testing.T) {
 			everywhere(t, func(w *world) {

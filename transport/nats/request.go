@@ -109,7 +109,8 @@ func answered(in *nats.Msg) (*transport.Message, error) {
 	}
 	m := decodeReply(in.Header, in.Data)
 	if m.Malformed != nil {
-		return nil, fmt.Errorf("reply: %w", m.Malformed)
+		// Something answered; what it did is not known.
+		return nil, fmt.Errorf("%w, for the reply cannot be read: %w", transport.ErrUnknown, m.Malformed)
 	}
 	return m, nil
 }

@@ -1,0 +1,84 @@
+package bus
+
+import (
+	"errors"
+	"maps"
+	"strings"
+)
+
+// wireError is the body of an error reply, as JSON.
+type wireError struct {
+	Code     Code              `json:"code"`
+	Message  string            `json:"message,omitempty"`
+	Wire     string            `json:"error,omitempty"`
+	Details  map[string]string `json:"details,omitempty"`
+	Attempts int               `json:"attempts,omitempty"`
+}
+
+// maxWireMessage bounds an error's text, so that an error reply always fits.
+const maxWireMessage = 8 << 10
+
+// toWire is what the caller may know of a handler's error.
+func (b *Bus) toWire(err error, attempts int) wireError {
+	w := wireError{Code: CodeOf(err), Message: err.Error(), Attempts: attempts}
+	var e *Error
+	switch {
+	case panicked(err) != nil:
+		w.Code = CodePanic
+	case errors.As(err, &e):
+		w.Wire, w.Details = e.Wire, e.Details
+		if error(e) == err {
+			w.Message = e.text()
+		}
+	}
+	if name := b.registered(err); name != "" {
+		w.Wire = name
+	}
+	if len(w.Message) > maxWireMessage {
+		w.Message = strings.ToValidUTF8(w.Message[:maxWireMessage], "") + "…"
+	}
+	return w
+}
+
+// registered returns the name of err in Config.Errors, or "". What compares the
+// two may be code of the user's.
+func (b *Bus) registered(err error) string {
+	for name, target := range b.cfg.Errors {
+		if is(err, target) {
+			return name
+		}
+	}
+	return ""
+}
+
+// is is errors.Is, and false where that panics.
+func is(err, target error) (ok bool) {
+	defer func() {
+		if recover() != nil {
+			ok = false
+		}
+	}()
+	return errors.Is(err, target)
+}
+
+// text is the message without operation and name, which the receiver adds.
+func (e *Error) text() string {
+	c := *e
+	c.Op = ""
+	return c.Error()
+}
+
+// fromWire makes the caller's error out of an error reply.
+func (b *Bus) fromWire(name, id string, w wireError) error {
+	e := &Error{
+		Code: w.Code, Op: "execute", Name: name, ID: id, Message: w.Message,
+		Wire: w.Wire, Details: maps.Clone(w.Details), Attempts: w.Attempts,
+	}
+	if e.Code == "" {
+		e.Code = CodeFailed
+	}
+	if target, ok := b.cfg.Errors[w.Wire]; ok {
+		e.cause = target
+	}
+	return e
+}
