@@ -22,9 +22,19 @@ type lazyContext struct {
 // realContext is the context behind Done.
 type realContext struct {
 	context.Context
-	cancel context.CancelCauseFunc
-	stop   context.CancelFunc // of the deadline; nil if there is none
-	cause  error              // what abort was given
+	cancel context.CancelCauseFunc // without a deadline
+	stop   context.CancelFunc      // with one
+	cause  error                   // what abort was given
+}
+
+// end cancels the context. With a deadline it tells no cause: what has one, a
+// command's call or a publish, is never aborted.
+func (r *realContext) end(cause error) {
+	if r.stop != nil {
+		r.stop()
+	} else {
+		r.cancel(cause)
+	}
 }
 
 // Deadline implements context.Context.
@@ -32,8 +42,9 @@ func (c *lazyContext) Deadline() (time.Time, bool) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	c.begin()
-	if c.deadline.IsZero() {
-		return c.parent.Deadline()
+	d, ok := c.parent.Deadline()
+	if c.deadline.IsZero() || ok && d.Before(c.deadline) {
+		return d, ok
 	}
 	return c.deadline, true
 }
@@ -89,12 +100,13 @@ func (c *lazyContext) context() *realContext {
 	}
 	c.begin()
 	r := new(realContext)
-	r.Context, r.cancel = context.WithCancelCause(c.parent)
-	if !c.deadline.IsZero() {
-		r.Context, r.stop = context.WithDeadline(r.Context, c.deadline)
+	if c.deadline.IsZero() {
+		r.Context, r.cancel = context.WithCancelCause(c.parent)
+	} else {
+		r.Context, r.stop = context.WithDeadline(c.parent, c.deadline)
 	}
 	if c.ended {
-		r.cancel(nil)
+		r.end(nil)
 	}
 	c.real = r
 	return r
@@ -108,7 +120,7 @@ func (c *lazyContext) abort(cause error) {
 	if r.cause == nil {
 		r.cause = cause
 	}
-	r.cancel(cause)
+	r.end(cause)
 }
 
 // aborted returns the cause given to abort, or nil.
@@ -126,11 +138,7 @@ func (c *lazyContext) end() {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	c.ended = true
-	if c.real == nil {
-		return
+	if c.real != nil {
+		c.real.end(nil)
 	}
-	if c.real.stop != nil {
-		c.real.stop()
-	}
-	c.real.cancel(nil)
 }

@@ -76,3 +76,24 @@ func TestLazyContextFollowsItsParent(t *testing.T) {
 	<-c.Done()
 	require.Equal(t, ErrStopped, context.Cause(c))
 }
+
+func TestLazyContextHasTheEarlierDeadline(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		early, cancel := context.WithTimeout(t.Context(), time.Second)
+		defer cancel()
+		want, _ := early.Deadline()
+		for _, c := range []*lazyContext{
+			{parent: early},
+			{parent: early, deadline: time.Now().Add(time.Hour)},
+			{parent: early, timeout: time.Hour},
+		} {
+			got, ok := c.Deadline()
+			require.True(t, ok)
+			require.Equal(t, want, got)
+			<-c.Done()
+			require.Equal(t, want, time.Now())
+			require.ErrorIs(t, c.Err(), context.DeadlineExceeded)
+			c.end()
+		}
+	})
+}
