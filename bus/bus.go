@@ -83,16 +83,19 @@ func (b *Bus) Run(ctx context.Context) error {
 
 // Close shuts the bus down without losing anything. It stops taking events and
 // hands back those that no handler has started; waits for running event
-// handlers, then for running command handlers, with live contexts; and closes
-// the transport. When ctx ends (or after Config.CloseTimeout, if it has no
-// deadline) it cancels the handlers that still run, with the cause ErrStopped;
-// what they return then consumes no attempt. After one more second it gives up
-// on those that ignored it and returns an error that names them.
+// handlers, then stops taking commands from other processes and waits for running
+// command handlers, with live contexts; and closes the transport. When ctx ends
+// (or after Config.CloseTimeout, if it has no deadline) it cancels the handlers
+// that still run, with the cause ErrStopped; what they return then consumes no
+// attempt. After one more second it gives up on those that ignored it and returns
+// an error that names them. Giving up what the process owns and closing the
+// transport get a second each besides, whatever ctx has left.
 //
 // From when Close is called, Execute and Publish return ErrClosed, except inside
-// handlers that are finishing. Every call of Close waits for the first one and
-// returns its error. Called from a handler it cannot wait for that handler and
-// will name it.
+// handlers that are finishing: what they publish is stored, and what they execute
+// runs, also on this bus, until no command runs. Every call of Close waits for
+// the first one and returns its error. Called from a handler it cannot wait for
+// that handler and will name it.
 func (b *Bus) Close(ctx context.Context) error {
 	if b.closed.Swap(true) {
 		select {
@@ -110,11 +113,16 @@ func (b *Bus) Close(ctx context.Context) error {
 	b.log.Info("bus closing")
 	stuck := b.root.close(ctx)
 
-	// What is left needs a moment even when ctx has been used up.
-	last, cancel := context.WithTimeout(context.WithoutCancel(ctx), closeGrace)
-	defer cancel()
-	b.lease.close(last)
-	err := b.tr.Close(last)
+	// What is left needs a moment even when ctx has been used up, and each its own.
+	var err error
+	for _, last := range []func(context.Context){
+		b.lease.close,
+		func(ctx context.Context) { err = b.tr.Close(ctx) },
+	} {
+		ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), closeGrace)
+		last(ctx)
+		cancel()
+	}
 	if errors.Is(err, transport.ErrClosed) {
 		err = nil
 	}
@@ -127,13 +135,20 @@ func (b *Bus) Close(ctx context.Context) error {
 	return b.closeErr
 }
 
-// open reports whether ctx may send: always until Close, and after it inside
-// handlers that are finishing.
+// open reports whether ctx may send: always until Close, and while Close waits
+// inside handlers that are finishing.
 func (b *Bus) open(ctx context.Context, op, name string) error {
-	if b.closed.Load() && callFrom(ctx) == nil {
-		return errorf(CodeClosed, op, name, "%w", ErrClosed)
+	if !b.closed.Load() {
+		return nil
 	}
-	return nil
+	if callFrom(ctx) != nil {
+		select {
+		case <-b.done:
+		default:
+			return nil
+		}
+	}
+	return errorf(CodeClosed, op, name, "%w", ErrClosed)
 }
 
 // encode returns the body and content type of a message, or the value itself if

@@ -165,7 +165,7 @@ func (b *Bus) sendCommand(ctx context.Context, out *outgoing) (any, error) {
 	if err := b.encode("execute", m.To.Name, v, m); err != nil {
 		return nil, err
 	}
-	r, err := b.request(ctx, m)
+	r, err := b.request(ctx, m, out.scope)
 	if err != nil {
 		return nil, fromTransport("execute", m.To.Name, m.ID, err)
 	}
@@ -186,8 +186,11 @@ const (
 
 // request asks until somebody takes the message. It asks again only where it is
 // sure that nothing ran.
-func (b *Bus) request(ctx context.Context, m *transport.Message) (*transport.Message, error) {
+func (b *Bus) request(ctx context.Context, m *transport.Message, s *scope) (*transport.Message, error) {
 	for wait := firstReask; ; wait = min(2*wait, lastReask) {
+		if h := s.closingHandler(m.To.Name); h != nil {
+			return h.loop(ctx, m)
+		}
 		r, err := b.tr.Request(ctx, m)
 		if err == nil || !nothingRan(err) {
 			return r, err

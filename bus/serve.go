@@ -27,8 +27,8 @@ type commandHandler struct {
 	inner  func(context.Context, any) (any, error) // typed, with its value unboxed; a panic is an error
 	run    Func                                    // the receiving chain around inner; nil if there is none
 
-	// slots bounds what runs at once, whichever way it came. Who fills all of
-	// them has waited for all that ran.
+	// slots bounds what runs at once, whichever way it came, and holds one for
+	// each that does.
 	slots  chan struct{}
 	live   atomic.Bool // takes calls of this process
 	source transport.Source[transport.Request]
@@ -94,8 +94,8 @@ func (h *commandHandler) serve(ctx context.Context, concurrency int) error {
 	}
 	h.source = src
 	h.pump = newPump(src, concurrency, b.log.With("name", name), h.answer)
-	h.live.Store(true)
 	h.pump.start()
+	h.live.Store(true)
 	if err := h.scope.publish(h); err != nil {
 		h.close(ctx)
 		b.lease.undo(ctx, name)
@@ -104,27 +104,24 @@ func (h *commandHandler) serve(ctx context.Context, concurrency int) error {
 	return nil
 }
 
-// close stops the intake, answers what was asked, and waits for what runs. It
-// reports the handler's name if ctx ended first.
-func (h *commandHandler) close(ctx context.Context) []string {
+// close ends one handler of a scope that goes on, waiting for what runs until ctx
+// ends.
+func (h *commandHandler) close(ctx context.Context) {
 	if !h.live.Swap(false) {
-		return nil
+		return
 	}
 	h.scope.remove(h)
+	h.stopIntake(ctx)
+	quiet(ctx, []*commandHandler{h})
+}
+
+// stopIntake stops taking requests from the transport, has those answered that
+// wait there, and waits for those that were taken.
+func (h *commandHandler) stopIntake(ctx context.Context) {
 	if err := h.source.Close(ctx); err != nil {
 		h.scope.bus.log.Warn("command source not closed", "name", h.info.name, "err", err)
 	}
-	if !h.pump.wait(ctx) {
-		return []string{h.info.name}
-	}
-	for range cap(h.slots) {
-		select {
-		case h.slots <- struct{}{}:
-		case <-ctx.Done():
-			return []string{h.info.name}
-		}
-	}
-	return nil
+	h.pump.wait(ctx)
 }
 
 // enter takes a slot for k, waiting for one until k's deadline or ctx's end.
@@ -219,11 +216,16 @@ func (h *commandHandler) local(ctx context.Context, m *transport.Message, out *o
 	return out.result(reply{h.scope.bus, k.who.name, m.ID, &transport.Message{Value: run.r}})
 }
 
-// answer runs the handler for a request and replies.
+// answer runs the handler for a request of the transport and replies.
 func (h *commandHandler) answer(req transport.Request) {
-	tm := req.Message()
 	k := h.call(req)
 	h.slots <- struct{}{} // taken by direct calls too; bounded by their deadlines
+	h.serveOne(k, req)
+}
+
+// serveOne runs the handler for a request whose slot is taken, and replies.
+func (h *commandHandler) serveOne(k *call, req transport.Request) {
+	tm := req.Message()
 	var result any
 	err := error(errGoexit)
 	defer func() { // also when the handler ends this goroutine

@@ -21,7 +21,6 @@ func (s *scope) close(ctx context.Context) error {
 	s.closing = true
 	readers := slices.AppendSeq(slices.Collect(maps.Values(s.readers)), maps.Keys(s.privates))
 	s.mu.Unlock()
-	handlers := s.handlers()
 
 	// Past ctx's end, the same waits go on for the grace, with cancelled handlers.
 	hard, cancel := context.WithCancel(context.WithoutCancel(ctx))
@@ -33,8 +32,18 @@ func (s *scope) close(ctx context.Context) error {
 	defer stop()
 
 	each(readers, func(r *reader) []string { r.stopIntake(hard); return nil })
-	stuck := each(readers, func(r *reader) []string { return r.close(hard) })
-	stuck = append(stuck, each(handlers, func(h *commandHandler) []string { return h.close(hard) })...)
+	events := make(chan []string, 1)
+	go func() { events <- each(readers, func(r *reader) []string { return r.close(hard) }) }()
+	var stuck []string
+	select {
+	case stuck = <-events:
+		events = nil
+	case <-ctx.Done(): // an event handler that is stuck leaves the commands the grace
+	}
+	stuck = append(stuck, s.closeCommands(hard)...)
+	if events != nil {
+		stuck = append(stuck, <-events...)
+	}
 	s.stop(ErrStopped)
 	if len(stuck) > 0 {
 		slices.Sort(stuck)
@@ -42,6 +51,39 @@ func (s *scope) close(ctx context.Context) error {
 			strings.Join(stuck, ", "))
 	}
 	return nil
+}
+
+// closeCommands ends the scope's command handlers and names those that still run
+// when ctx ends. A command that finishes may execute others, so they are all open
+// to this process's handlers until none runs.
+func (s *scope) closeCommands(ctx context.Context) []string {
+	hs := slices.DeleteFunc(s.handlers(), func(h *commandHandler) bool { return !h.live.Load() })
+	each(hs, func(h *commandHandler) []string { h.stopIntake(ctx); return nil })
+	quiet(ctx, hs)
+	for _, h := range hs {
+		h.live.Store(false)
+		s.remove(h)
+	}
+	quiet(ctx, hs) // what slipped in before
+	var stuck []string
+	for _, h := range hs {
+		if len(h.slots) > 0 {
+			stuck = append(stuck, h.info.name)
+		}
+	}
+	return stuck
+}
+
+// quiet waits until no command of hs runs, or until ctx ends. It looks again and
+// again: telling would cost every command something, and this only those that
+// are closed.
+func quiet(ctx context.Context, hs []*commandHandler) {
+	running := func(h *commandHandler) bool { return len(h.slots) > 0 }
+	for wait := time.Millisecond; slices.ContainsFunc(hs, running); wait = min(2*wait, 20*time.Millisecond) {
+		if !sleep(ctx, wait) {
+			return
+		}
+	}
 }
 
 // each runs f for every item at once and collects what it returns.

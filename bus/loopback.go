@@ -1,0 +1,54 @@
+package bus
+
+import (
+	"context"
+	"time"
+
+	"github.com/jitney-bus/jitney/transport"
+)
+
+// loopback is a request of this process's own. While the bus closes the transport
+// takes no more for it, and a handler that finishes may still execute a command.
+type loopback struct {
+	m        *transport.Message
+	deadline time.Time
+	answer   chan *transport.Message // holds the one reply
+}
+
+// Message, Deadline and Reply implement transport.Request.
+func (l *loopback) Message() *transport.Message { return l.m }
+func (l *loopback) Deadline() time.Time         { return l.deadline }
+
+func (l *loopback) Reply(_ context.Context, m *transport.Message) error {
+	l.answer <- m
+	return nil
+}
+
+// closingHandler is the handler of this scope for a command that a finishing
+// handler executes, or nil.
+func (s *scope) closingHandler(name string) *commandHandler {
+	if !s.bus.closed.Load() {
+		return nil
+	}
+	if h := s.commands.Load().byName[name]; h != nil && h.live.Load() {
+		return h
+	}
+	return nil
+}
+
+// loop runs the handler for m as if it had come over the transport.
+func (h *commandHandler) loop(ctx context.Context, m *transport.Message) (*transport.Message, error) {
+	req := &loopback{m: m, answer: make(chan *transport.Message, 1)}
+	req.deadline, _ = ctx.Deadline() // there is one: Execute has bounded ctx
+	k := h.call(req)
+	if err := h.enter(ctx, k); err != nil {
+		return nil, err
+	}
+	go h.serveOne(k, req) // Close waits for it by its slot
+	select {
+	case r := <-req.answer:
+		return r, nil
+	case <-ctx.Done():
+		return nil, ctx.Err()
+	}
+}
