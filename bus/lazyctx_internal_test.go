@@ -97,3 +97,26 @@ func TestLazyContextHasTheEarlierDeadline(t *testing.T) {
 		}
 	})
 }
+
+func TestLazyContextEndsWithItsParentsDeadline(t *testing.T) {
+	now := time.Now()
+	for _, c := range []struct{ parent, own, want time.Duration }{
+		{time.Second, time.Hour, time.Second},
+		{time.Hour, time.Second, time.Second},
+		{time.Hour, 0, time.Hour},
+	} {
+		parent, cancel := context.WithDeadline(t.Context(), now.Add(c.parent))
+		defer cancel()
+		l := &lazyContext{parent: parent}
+		if c.own > 0 {
+			l.deadline = now.Add(c.own)
+		}
+		for range 2 { // before and after it is a real one
+			d, ok := l.Deadline()
+			require.True(t, ok)
+			require.Equal(t, now.Add(c.want), d)
+			l.Done()
+		}
+		l.end()
+	}
+}
