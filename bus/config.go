@@ -44,6 +44,8 @@ type Config struct {
 	Retry resilience.Retry
 
 	// ExecuteTimeout bounds an Execute whose ctx has no deadline. Default 30 s.
+	// Where Execute runs the handler itself (see there) it bounds the handler's
+	// ctx only.
 	ExecuteTimeout time.Duration
 	// PublishTimeout bounds a Publish whose ctx has no deadline. Default 10 s.
 	PublishTimeout time.Duration
