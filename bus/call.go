@@ -85,7 +85,7 @@ func (c *call) meta() Meta {
 		Kind: c.who.kind, Name: c.who.name, ID: c.id(), Session: m.Session,
 		CorrelationID: c.correlationID(), CausationID: m.CausationID, Key: m.Key,
 		Group: c.who.group, Handler: c.who.handler, Attempt: c.attempt,
-		SentAt: m.SentAt, header: m.Header,
+		SentAt: m.SentAt, header: visible(m.Header),
 	}
 }
 
@@ -95,7 +95,7 @@ func (c *call) message(value any) *Message {
 	return &Message{
 		Kind: c.who.kind, Name: c.who.name, ID: c.id(), Session: m.Session,
 		CorrelationID: c.correlationID(), CausationID: m.CausationID, Key: m.Key,
-		Value: value, Header: m.Header,
+		Value: value, Header: visible(m.Header),
 		Group: c.who.group, Handler: c.who.handler, Attempt: c.attempt,
 	}
 }

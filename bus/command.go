@@ -64,7 +64,13 @@ func HandleNone[C Returning[None]](ctx context.Context, s Scope, fn func(context
 // CodeFailed to the caller, with their message, details and registered error.
 //
 // The handler does not see ctx's values. It sees its deadline, and goes on when
-// ctx is cancelled.
+// ctx is cancelled. A command that failed is not kept: there are no dead letters
+// of commands.
+//
+// With a transport in this process and a ctx that cannot be cancelled (its Done is
+// nil, as of context.Background) the handler runs on the caller's own goroutine:
+// Execute then returns when the handler does, which sees Config.ExecuteTimeout as
+// its deadline and may ignore it.
 func Execute[C Returning[R], R any](ctx context.Context, s Scope, c C, opts ...ExecuteOption) (R, error) {
 	sc := s.scope()
 	if len(opts) == 0 {

@@ -15,8 +15,11 @@ type Definition[C, R any] struct {
 //
 //	var CreateUser = bus.Define[*pb.CreateUser, *pb.User]("user.create")
 //
-// A definition is a value to keep in a variable; it registers nothing. A name
-// that breaks the rule of Named is an error of CodeInvalid in Handle and Execute.
+// A definition is a value to keep in a variable; it registers nothing. Handle and
+// Execute do, per bus: C and its pointer (or element) are that command from then
+// on, and Publish and Subscribe refuse them. A name that breaks the rule of Named,
+// and a type that has been used as an event or under another name, are errors of
+// CodeInvalid there.
 func Define[C, R any](name string) Definition[C, R] {
 	return Definition[C, R]{name: name}
 }

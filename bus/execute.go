@@ -137,8 +137,15 @@ func withOp(err error, op string) error {
 // dispatch is the end of the sending chain.
 func (b *Bus) dispatch(ctx context.Context, m *Message) (any, error) {
 	out := &m.out
-	out.message.Value = m.Value
+	out.message.Value, out.message.Header = m.Value, nil
 	if len(m.Header) > 0 {
+		if err := checkHeaders(m.Header); err != nil {
+			op := "execute"
+			if m.Kind == KindEvent {
+				op = "publish"
+			}
+			return nil, errorf(CodeInvalid, op, out.message.To.Name, "%w", err)
+		}
 		out.message.Header = m.Header
 	}
 	if m.Kind == KindCommand {

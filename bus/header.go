@@ -1,6 +1,7 @@
 package bus
 
 import (
+	"errors"
 	"fmt"
 	"strings"
 	"unicode"
@@ -57,13 +58,44 @@ func checkHeader(key, value string) error {
 	return nil
 }
 
-// userHeader returns the headers that belong to the user.
+// checkHeaders refuses what would not travel, of all the headers of a message.
+func checkHeaders(h Header) error {
+	var errs []error
+	n := 0
+	for key, values := range h {
+		n += len(values)
+		for _, v := range values {
+			if err := checkHeader(key, v); err != nil {
+				errs = append(errs, err)
+			}
+		}
+	}
+	if n > maxHeaders {
+		errs = append(errs, fmt.Errorf("%d header values are more than %d", n, maxHeaders))
+	}
+	return errors.Join(errs...)
+}
+
+// userHeader returns a copy of the headers that belong to the user.
 func userHeader(h Header) Header {
 	u := make(Header, len(h))
 	for k, v := range h {
-		if !strings.HasPrefix(k, transport.HeaderPrefix) {
+		if !ours(k) {
 			u[k] = append([]string(nil), v...)
 		}
 	}
 	return u
 }
+
+// visible is userHeader for those who only read: h itself, if all of it is the
+// user's.
+func visible(h Header) Header {
+	for k := range h {
+		if ours(k) {
+			return userHeader(h)
+		}
+	}
+	return h
+}
+
+func ours(key string) bool { return strings.HasPrefix(key, transport.HeaderPrefix) }

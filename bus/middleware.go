@@ -19,7 +19,9 @@ type Message struct {
 	// Value is the command or event. A receiver must not modify it: other
 	// handlers see the same one.
 	Value any
-	// Header is the user's headers. On the sending side it is never nil.
+	// Header is the user's headers. On the sending side it is never nil, and what
+	// is set there follows the rules of WithHeader: an error of CodeInvalid tells
+	// what does not, and the message is not sent.
 	Header Header
 	// Group, Handler and Attempt are as in Meta; empty on the sending side.
 	Group, Handler string

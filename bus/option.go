@@ -37,6 +37,7 @@ type sendOptions struct {
 	id      string
 	hasID   bool
 	header  Header
+	headers int // values in header
 	timeout time.Duration
 	errs    []error
 }
@@ -131,7 +132,7 @@ func WithID(id string) SendOption {
 // WithHeader adds a header that travels with the message; handlers read it with
 // Meta.Header. Keys are visible ASCII, case-sensitive and without the prefixes
 // "Nats-" and "Jitney-"; values are text without control characters, up to
-// 4 KiB; a message has at most 64. Adding a key twice sends both values.
+// 4 KiB; a message has at most 64 values. Adding a key twice sends both values.
 func WithHeader(key, value string) SendOption {
 	return sendOption(func(o *sendOptions) {
 		if err := checkHeader(key, value); err != nil {
@@ -141,8 +142,8 @@ func WithHeader(key, value string) SendOption {
 			o.header = Header{}
 		}
 		o.header.Add(key, value)
-		if len(o.header) > maxHeaders {
-			o.bad("more than %d headers", maxHeaders)
+		if o.headers++; o.headers == maxHeaders+1 {
+			o.bad("more than %d header values", maxHeaders)
 		}
 	})
 }
@@ -170,7 +171,8 @@ func WithKey(key string) PublishOption {
 }
 
 // WithDelay delivers the event after d, never before, and up to about a quarter
-// of a second late. Zero and less is now.
+// of a second late. Zero and less is now. The time it is due is in 2261 at the
+// latest: what drivers store times in ends in 2262.
 func WithDelay(d time.Duration) PublishOption {
 	return publishOption(func(o *publishOptions) { o.delay = d })
 }

@@ -168,14 +168,10 @@ func (s *scope) event(ctx context.Context, m *transport.Message, v any, o *publi
 		return err
 	}
 	m.To.Name, m.ID, m.Key, m.Value, m.Header = info.name, o.id, o.key, v, o.header
-	switch {
-	case !o.at.IsZero():
-		m.DeliverAt = o.at
-	case o.delay > 0:
-		m.DeliverAt = time.Now().Add(o.delay)
-	}
-	if !m.DeliverAt.IsZero() {
-		m.SentAt = time.Now() // else it is about when the driver stores it, which is free
+	if !o.at.IsZero() || o.delay > 0 {
+		if err := o.due(m); err != nil {
+			return errorf(CodeInvalid, op, info.name, "%w", err)
+		}
 	}
 	if m.ID == "" {
 		m.ID = b.ids.next()
@@ -189,6 +185,26 @@ func (s *scope) event(ctx context.Context, m *transport.Message, v any, o *publi
 	}
 	return nil
 }
+
+// due sets when the event of a WithAt or WithDelay is delivered.
+func (o *publishOptions) due(m *transport.Message) error {
+	now := time.Now()
+	at := o.at
+	if at.IsZero() {
+		at = now.Add(o.delay)
+	}
+	if at.Year() > lastYear {
+		return fmt.Errorf("delivery in the year %d: no driver carries times after %d", at.Year(), lastYear)
+	}
+	m.SentAt = now // else it is about when the driver stores it, which is free
+	if at.After(now) {
+		m.DeliverAt = at
+	}
+	return nil
+}
+
+// lastYear is the last whole year of times in int64 nanoseconds.
+const lastYear = 2261
 
 // sendEvent sends an event through the sending chain and stores it, or adds it to
 // a batch.

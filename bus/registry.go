@@ -2,17 +2,18 @@ package bus
 
 import (
 	"errors"
+	"maps"
 	"reflect"
 	"sync"
 	"sync/atomic"
 )
 
 // typeInfo is what the bus knows of a Go type that is used as a message. T and
-// *T each have one; they share name and elem.
+// *T share one.
 type typeInfo struct {
 	name      string
 	elem      reflect.Type
-	command   bool // has a Returns method: Publish and Subscribe refuse it
+	command   bool // defined, or has a Returns method: Publish and Subscribe refuse it
 	validates bool // it or its pointer has Validate
 }
 
@@ -43,46 +44,55 @@ func (r *registry) lookup(t reflect.Type) (*typeInfo, error) {
 	if err != nil {
 		return nil, err
 	}
-	return r.add(t, name)
+	return r.add(t, name, false)
 }
 
-// define registers t under a name of the caller's choice.
+// define registers t as a command under a name of the caller's choice.
 func (r *registry) define(t reflect.Type, name string) (*typeInfo, error) {
-	if info, ok := (*r.byType.Load())[t]; ok && info.name == name {
+	if info, ok := (*r.byType.Load())[t]; ok && info.name == name && info.command {
 		return info, nil
 	}
 	if err := checkName(name); err != nil {
 		return nil, errorf(CodeInvalid, "", name, "%w", err)
 	}
-	return r.add(t, name)
+	return r.add(t, name, true)
 }
 
-func (r *registry) add(t reflect.Type, name string) (*typeInfo, error) {
+func (r *registry) add(t reflect.Type, name string, command bool) (*typeInfo, error) {
 	elem := t
 	if t.Kind() == reflect.Pointer {
 		elem = t.Elem()
 	}
+	ptr := reflect.PointerTo(elem)
+	command = command || returns(ptr)
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	old := *r.byType.Load()
-	if info, ok := old[t]; ok && info.name != name {
+	info := old[elem]
+	switch {
+	case info != nil && info.name != name:
 		return nil, errorf(CodeInvalid, "", name, "%v is registered as %q already; one type has one name", t, info.name)
+	case info != nil && info.command != command:
+		return nil, errorf(CodeInvalid, "", name, "%v is used as an event already; define a command on a type of its own", t)
+	case info != nil:
+		return info, nil
 	}
-	if other, ok := r.byName[name]; ok && other != elem {
+	if other, ok := r.byName[name]; ok {
 		return nil, errorf(CodeInvalid, "", name, "%v and %v share the wire name %q: give one another MessageName", other, elem, name)
 	}
-	info := &typeInfo{name: name, elem: elem}
-	ptr := reflect.PointerTo(elem)
-	_, info.command = ptr.MethodByName("Returns")
+	info = &typeInfo{name: name, elem: elem, command: command}
 	info.validates = ptr.Implements(reflect.TypeFor[validator]())
-	next := make(map[reflect.Type]*typeInfo, len(old)+1)
-	for k, v := range old {
-		next[k] = v
-	}
-	next[t] = info
+	next := maps.Clone(old)
+	next[elem], next[ptr] = info, info
 	r.byName[name] = elem
 	r.byType.Store(&next)
 	return info, nil
+}
+
+// returns reports whether t has the method of Returning for some result.
+func returns(t reflect.Type) bool {
+	m, ok := t.MethodByName("Returns")
+	return ok && m.Type.NumIn() == 2 && m.Type.NumOut() == 0 && !m.Type.IsVariadic()
 }
 
 // validator is what a message implements to be checked before it is sent and
@@ -105,18 +115,19 @@ func (t *typeInfo) validate(op string, v any) (err error) {
 		return nil
 	}
 	if err := runValidate(checked); err != nil {
+		e := errorf(CodeInvalid, op, t.name, "invalid: %w", err)
 		var own *Error
 		if errors.As(err, &own) {
-			return err
+			e.Wire, e.Details = own.Wire, own.Details
 		}
-		return errorf(CodeInvalid, op, t.name, "invalid: %w", err)
+		return e
 	}
 	return nil
 }
 
 func runValidate(v validator) (err error) {
 	defer recovered(&err)
-	return sane(v.Validate())
+	return v.Validate()
 }
 
 // convert turns v, a T or *T, into what a handler of C takes. A handler of a
