@@ -33,19 +33,12 @@ func (f *flight) dispatch() {
 // exec runs one listener once and judges the outcome.
 func (f *flight) exec(run *run) {
 	r := f.r
-	waited := false
-	select {
-	case run.l.slots <- struct{}{}:
-	default:
-		waited = true
-		select {
-		case run.l.slots <- struct{}{}:
-		case <-r.s.work.Done():
-			run.verdict = verdict{fate: fateReturn}
-			return
-		}
+	waited, entered := f.enter(run.l)
+	if !entered {
+		run.verdict = verdict{fate: fateReturn}
+		return
 	}
-	defer func() { <-run.l.slots }()
+	defer run.l.leave()
 	k := f.call(run)
 	if !f.begin(k, waited || f.late) {
 		run.verdict = verdict{fate: fateLost}
@@ -60,6 +53,29 @@ func (f *flight) exec(run *run) {
 		}
 	}()
 	run.err = sane(run.l.handle(k, f.value))
+}
+
+// enter takes a slot of l, and reports whether it had to wait for one. It takes
+// none of a listener that is closed. A reader that closes lets nothing wait for
+// its turn and starts nothing new; what another listener has begun goes on.
+func (f *flight) enter(l *listener) (waited, entered bool) {
+	select {
+	case l.slots <- struct{}{}:
+	default:
+		waited = true
+		select {
+		case l.slots <- struct{}{}:
+		case <-f.r.stopping:
+			return waited, false
+		case <-l.gone:
+			return waited, false
+		}
+	}
+	if l.isGone() || f.r.isStopping() && !f.hasBegun() {
+		l.leave()
+		return waited, false
+	}
+	return waited, true
 }
 
 func (f *flight) call(run *run) *call {
@@ -103,6 +119,7 @@ func (f *flight) begin(k *call, late bool) bool {
 		f.lost = true
 		return false
 	}
+	f.begun = true
 	if f.busy == nil {
 		f.busy = f.alone[:0]
 	}
@@ -126,6 +143,12 @@ func (f *flight) lose() {
 	for _, k := range busy {
 		k.abort(ErrLeaseLost)
 	}
+}
+
+func (f *flight) hasBegun() bool {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	return f.begun
 }
 
 func (f *flight) isLost() bool {

@@ -40,9 +40,10 @@ type flight struct {
 	// or for the listeners of a higher priority.
 	late bool
 
-	mu   sync.Mutex
-	busy []busyCall // of the listeners that run it
-	lost bool       // its lease ended: nothing may be said about it any more
+	mu    sync.Mutex
+	busy  []busyCall // of the listeners that run it
+	begun bool       // some listener has run it
+	lost  bool       // its lease ended: nothing may be said about it any more
 
 	prev, next *flight       // in keeper
 	extended   time.Duration // since began

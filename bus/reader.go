@@ -27,10 +27,14 @@ type reader struct {
 	pump  *pump[transport.Delivery]
 	keep  *keeper
 
+	stopping chan struct{} // closed when the intake ends
+	ended    chan struct{} // closed when, after that, nothing runs any more
+
 	mu        sync.Mutex
 	opened    bool
 	closing   bool
 	listeners []*listener // highest priority first
+	leaving   []*listener // closed, and may still run
 	held      map[*flight]struct{}
 	resumed   sync.WaitGroup // runs that a timer started
 
@@ -42,6 +46,7 @@ func newReader(s *scope, key readerKey, info *typeInfo, first *listener) *reader
 	r := &reader{
 		s: s, b: s.bus, key: key, info: info, private: first.who.private,
 		ready: make(chan struct{}), held: map[*flight]struct{}{},
+		stopping: make(chan struct{}), ended: make(chan struct{}),
 		listeners: []*listener{first},
 	}
 	r.retier()
@@ -87,7 +92,8 @@ func (r *reader) add(l *listener) bool {
 	return true
 }
 
-// remove takes l out and reports whether it was the last.
+// remove takes l out, so that no run of it begins, and reports whether it was the
+// last.
 func (r *reader) remove(l *listener) bool {
 	r.mu.Lock()
 	defer r.mu.Unlock()
@@ -97,6 +103,8 @@ func (r *reader) remove(l *listener) bool {
 	}
 	r.listeners = slices.Delete(r.listeners, i, i+1)
 	r.retier()
+	l.goAway()
+	r.leaving = append(slices.DeleteFunc(r.leaving, (*listener).isIdle), l)
 	return len(r.listeners) == 0
 }
 
@@ -113,44 +121,61 @@ func (r *reader) retier() {
 	r.tiers.Store(&tiers)
 }
 
-// stopIntake closes the source: what nobody started goes back to the group.
-func (r *reader) stopIntake(ctx context.Context) {
-	select {
-	case <-r.ready:
-	case <-ctx.Done():
-		return
+// stopIntake closes the source: what nobody started goes back to the group. It
+// reports whether there was one.
+func (r *reader) stopIntake(ctx context.Context) bool {
+	if !awaitClosed(ctx, r.ready) {
+		return false
 	}
 	r.mu.Lock()
-	open := r.opened && !r.closing
+	open, first := r.opened, r.opened && !r.closing
 	r.closing = true
+	if first {
+		close(r.stopping)
+	}
 	r.mu.Unlock()
-	if !open {
-		return
+	if first {
+		go r.finish()
+		if err := r.src.Close(ctx); err != nil {
+			r.b.log.Warn("event source not closed", "name", r.key.name, "group", r.key.group, "err", err)
+		}
 	}
-	if err := r.src.Close(ctx); err != nil {
-		r.b.log.Warn("event source not closed", "name", r.key.name, "group", r.key.group, "err", err)
+	return open
+}
+
+func (r *reader) isStopping() bool {
+	select {
+	case <-r.stopping:
+		return true
+	default:
+		return false
 	}
+}
+
+// finish ends what a reader has, once nothing runs any more. Until then what runs
+// is kept alive, even if nobody waits for it.
+func (r *reader) finish() {
+	<-r.pump.ended
+	r.resumed.Wait()
+	r.keep.close()
+	r.s.dropReader(r)
+	close(r.ended)
 }
 
 // close stops the intake, passes on what waits for a retry, and waits for what
 // runs. It returns the names of the listeners that still run when ctx ends.
 func (r *reader) close(ctx context.Context) []string {
-	r.stopIntake(ctx)
-	if !r.opened { // ready is closed: opened no longer changes
+	if !r.stopIntake(ctx) {
 		return nil
 	}
 	r.releaseHeld(ctx)
-	ended := r.pump.wait(ctx)
-	if ended {
-		ended = waitGroup(ctx, &r.resumed)
+	if awaitClosed(ctx, r.ended) {
+		return nil
 	}
-	// A run that ended meanwhile may have put its event aside.
-	r.releaseHeld(ctx)
-	r.keep.close()
-	if !ended {
-		return r.running()
+	if r.s.work.Err() != nil { // the bus gives up: no broker to extend anything
+		r.keep.stop()
 	}
-	return nil
+	return r.running()
 }
 
 // running names the listeners that run something.
@@ -158,25 +183,10 @@ func (r *reader) running() []string {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	var names []string
-	for _, l := range r.listeners {
-		if len(l.slots) > 0 {
+	for _, l := range slices.Concat(r.listeners, r.leaving) {
+		if !l.isIdle() {
 			names = append(names, r.key.name+"/"+cmp.Or(r.key.group, "private")+"/"+l.name)
 		}
 	}
 	return names
-}
-
-// waitGroup waits for wg and reports false if ctx ended first.
-func waitGroup(ctx context.Context, wg *sync.WaitGroup) bool {
-	done := make(chan struct{})
-	go func() {
-		wg.Wait()
-		close(done)
-	}()
-	select {
-	case <-done:
-		return true
-	case <-ctx.Done():
-		return false
-	}
 }

@@ -26,7 +26,7 @@ type scope struct {
 	mu       sync.Mutex // guards what follows; never held while calling out
 	closing  bool
 	readers  map[readerKey]*reader // durable ones
-	privates map[*reader]struct{}
+	privates map[*reader]struct{}  // private ones, and those that are closing
 	// commands is replaced whole, so that a dispatch takes no lock.
 	commands atomic.Pointer[commandTable]
 }

@@ -4,7 +4,6 @@ import (
 	"context"
 	"reflect"
 
-	"github.com/jitney-bus/jitney/resilience"
 	"github.com/jitney-bus/jitney/transport"
 )
 
@@ -57,26 +56,6 @@ func (sub *Subscription) Close(ctx context.Context) error {
 	return sub.s.unsubscribe(ctx, sub.r, sub.l)
 }
 
-// listener is one handler of an event.
-type listener struct {
-	who      *identity
-	name     string // within its group
-	priority int
-	retry    resilience.Retry
-	inner    func(context.Context, any) error // a panic is an error
-	run      Func                             // the receiving chain around inner; nil if there is none
-	slots    chan struct{}                    // bounds what runs at once
-}
-
-// handle runs the listener. A panic is an error.
-func (l *listener) handle(k *call, v any) (err error) {
-	if l.run != nil {
-		_, err = l.run(k, k.message(v))
-		return err
-	}
-	return l.inner(k, v)
-}
-
 const defaultListener = "default"
 
 func (s *scope) subscribe(ctx context.Context, t reflect.Type, inner func(context.Context, any) error, opts []SubscribeOption) (*Subscription, error) {
@@ -102,6 +81,7 @@ func (s *scope) subscribe(ctx context.Context, t reflect.Type, inner func(contex
 		who:  &identity{ids: b.ids, kind: KindEvent, name: info.name, group: o.group, handler: o.name},
 		name: o.name, priority: o.priority, retry: b.cfg.Retry,
 		inner: inner, slots: make(chan struct{}, o.concurrency),
+		gone: make(chan struct{}), drained: make(chan struct{}),
 	}
 	if o.private {
 		l.who.private = b.ids.next()
@@ -206,6 +186,8 @@ func (s *scope) openReader(ctx context.Context, r *reader, o *subscribeOptions) 
 	closing := s.closing
 	s.mu.Unlock()
 	if closing { // Close did not see the source yet
+		ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), settleTimeout)
+		defer cancel()
 		r.close(ctx)
 		return errorf(CodeClosed, "subscribe", r.key.name, "%w", ErrClosed)
 	}
@@ -229,7 +211,7 @@ func (s *scope) unsubscribe(ctx context.Context, r *reader, l *listener) error {
 		if s.readers[r.key] == r {
 			delete(s.readers, r.key)
 		}
-		delete(s.privates, r)
+		s.privates[r] = struct{}{} // until nothing runs any more: Close waits for that
 	}
 	s.mu.Unlock()
 	if _, ok := ctx.Deadline(); !ok {
@@ -240,26 +222,8 @@ func (s *scope) unsubscribe(ctx context.Context, r *reader, l *listener) error {
 	if last {
 		r.close(ctx)
 	}
-	if !l.idle(ctx) {
+	if !awaitClosed(ctx, l.drained) {
 		return errorf(CodeTimeout, "close", r.key.name, "handler %q still runs: %w", l.name, ctx.Err())
 	}
 	return nil
-}
-
-// idle waits until nothing of l runs, by holding all of its slots for a moment.
-func (l *listener) idle(ctx context.Context) bool {
-	for i := range cap(l.slots) {
-		select {
-		case l.slots <- struct{}{}:
-		case <-ctx.Done():
-			for range i {
-				<-l.slots
-			}
-			return false
-		}
-	}
-	for range cap(l.slots) {
-		<-l.slots
-	}
-	return true
 }
