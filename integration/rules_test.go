@@ -241,7 +241,7 @@ func TestPublishAllInAChain(t *testing.T) {
 
 		refused := transport.Outcome{Status: transport.Refused, Err: transport.ErrBacklog}
 		tr.set(failing("publish", &transport.PublishError{Outcomes: []transport.Outcome{{}, refused}}))
-		err = bus.PublishAll(w.Context(), b, userCreated{ID: "dropped"}, userCreated{ID: "twice"}, userCreated{ID: "last"})
+		err = bus.PublishAll(w.Context(), b, userCreated{ID: "twice"}, userCreated{ID: "dropped"}, userCreated{ID: "last"})
 		var pe *bus.PublishError
 		require.True(w, errors.As(err, &pe))
 		require.Len(w, pe.Errors, 3)
