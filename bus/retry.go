@@ -2,6 +2,7 @@ package bus
 
 import (
 	"context"
+	"errors"
 	"strconv"
 	"time"
 
@@ -50,27 +51,31 @@ func (f *flight) forward(ctx context.Context, runs []*run, now time.Time) {
 		f.unforwarded(runs)
 		return
 	}
-	f.done("ack", f.d.Ack(ctx))
+	f.settleAfter("ack", f.d.Ack)
 }
 
 // unforwarded settles a delivery whose copies could not be stored: it waits as
 // long as they would have, so that a handler whose copies are always refused does
 // not spin. Only a reader that closes hands it back now, whole.
 func (f *flight) unforwarded(runs []*run) {
-	ctx := f.settling() // the caller's may have been used up
-	defer ctx.end()
-	f.r.mu.Lock()
-	closing := f.r.closing
-	f.r.mu.Unlock()
 	f.runs = runs
+	wait := max(f.delay(), refusedWait)
 	switch {
-	case closing:
-		f.done("release", f.d.Release(ctx))
+	case f.r.isStopping():
+		f.settleAfter("release", f.d.Release)
 	case f.succeeded || f.buried:
-		f.hold(runs, f.delay())
+		f.hold(runs, wait)
 	default:
-		f.done("nak", f.d.Nak(ctx, f.delay()))
+		f.settleAfter("nak", func(ctx context.Context) error { return f.d.Nak(ctx, wait) })
 	}
+}
+
+// settleAfter settles a delivery after an operation that may have used up the
+// context of its settlement.
+func (f *flight) settleAfter(what string, settle func(context.Context) error) {
+	ctx := f.settling()
+	defer ctx.end()
+	f.done(what, settle(ctx))
 }
 
 // hold keeps the delivery in this process until its retry is due: some listeners
@@ -96,12 +101,16 @@ func (f *flight) hold(runs []*run, delay time.Duration) {
 		f.handOver()
 	case full:
 		for _, run := range runs {
-			if err := f.bury(run.l.name, CodeBacklog, run.err, run.attempt); err != nil {
+			cause := run.err
+			if cause == nil { // it was about to run
+				cause = errors.New("too many events wait for the private listener")
+			}
+			if err := f.bury(run.l.name, CodeBacklog, cause, run.attempt); err != nil {
 				r.b.log.Error("event lost: the private listener has too many retries waiting and its dead letter is refused",
 					"name", r.key.name, "id", f.id, "err", err)
 			}
 		}
-		f.done("term", f.d.Term(context.Background(), "dead letter"))
+		f.settleAfter("term", func(ctx context.Context) error { return f.d.Term(ctx, "dead letter") })
 	}
 }
 

@@ -125,10 +125,10 @@ func (f *flight) passOn(ctx context.Context) {
 	if err := f.r.b.tr.Publish(ctx, c); err != nil {
 		f.r.b.log.Warn("event not passed on to another process", "name", f.r.key.name, "id", f.id,
 			"group", f.r.key.group, "handler", f.target, "err", err)
-		f.done("nak", f.d.Nak(ctx, refusedWait))
+		f.settleAfter("nak", func(ctx context.Context) error { return f.d.Nak(ctx, refusedWait) })
 		return
 	}
-	f.done("ack", f.d.Ack(ctx))
+	f.settleAfter("ack", f.d.Ack)
 }
 
 // refuse makes a dead letter of a message that no listener can run.
