@@ -23,6 +23,10 @@ import (
 // its own. A panic is an error. Delivery is at least once: fn may see an event
 // again after a crash and must be idempotent.
 //
+// An event is read-only: fn of a pointer type shares the one decoded value with
+// the other listeners of its group in this process and with its own retries, and
+// on a transport that keeps values in the process with everybody.
+//
 // ctx bounds the registration only. The error is an *Error: CodeInvalid (a
 // command, an invalid option, no group), CodeConflict (a second handler without
 // WithName; an existing group of another make), CodeUnavailable, CodeClosed.
@@ -47,11 +51,16 @@ type Subscription struct {
 	l *listener
 }
 
-// Close ends the listener: nothing new is given to it, and what it is handling
-// is waited for until ctx ends, when the error is of CodeTimeout and names it.
-// With the last listener of a group the events not yet started go back to the
-// group, which itself stays. A second Close returns nil. Called from the
-// listener itself it waits in vain.
+// Close ends the listener: no run of it begins any more, and what it is handling
+// is waited for until ctx ends (or Config.CloseTimeout, if it has no deadline),
+// when the error is of CodeTimeout and names it; its context stays alive, its
+// event stays its own, and Close of the bus waits for it again. With the last
+// listener of a group the events not yet started go back to the group, which
+// itself stays. What other listeners of the group have handled and this one has
+// not, such as a retry, is passed on to another process that has a listener of
+// this name; if none takes it within about a minute it is a dead letter of
+// CodeNoHandler. A second Close waits too and returns nil once nothing runs.
+// Called from the listener itself it waits in vain.
 func (sub *Subscription) Close(ctx context.Context) error {
 	return sub.s.unsubscribe(ctx, sub.r, sub.l)
 }
