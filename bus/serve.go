@@ -2,7 +2,6 @@ package bus
 
 import (
 	"context"
-	"encoding/json"
 	"errors"
 	"fmt"
 	"log/slog"
@@ -275,104 +274,6 @@ func (h *commandHandler) call(req transport.Request) *call {
 		lazyContext: lazyContext{parent: h.scope.work, deadline: req.Deadline()},
 		who:         h.who, from: m, msgID: m.ID, attempt: 1,
 	}
-}
-
-// replyTimeout bounds the sending of a reply, whatever became of the handler.
-const replyTimeout = 5 * time.Second
-
-func (h *commandHandler) reply(k *call, req transport.Request, result any, err error) {
-	b := h.scope.bus
-	tm := req.Message()
-	r := &transport.Message{}
-	if err == nil {
-		err = h.encodeResult(tm.ContentType, result, r)
-	}
-	if err != nil {
-		b.logFailure(k, err)
-		b.encodeError(r, b.toWire(err, k.attempt))
-	} else if tm.Header.Get(headerReceipt) != "" {
-		if r.Header == nil {
-			r.Header = Header{}
-		}
-		r.Header.Set(headerService, b.cfg.Service)
-	}
-	ctx := &lazyContext{parent: context.Background(), timeout: replyTimeout}
-	defer ctx.end()
-	sent := req.Reply(ctx, r)
-	var size *transport.SizeError
-	if errors.As(sent, &size) {
-		r = &transport.Message{}
-		b.encodeError(r, b.oversized(err, size, k.attempt))
-		sent = req.Reply(ctx, r)
-	}
-	if sent != nil {
-		b.log.Warn("reply not sent", "name", k.who.name, "id", k.id(), "err", sent)
-	}
-}
-
-// oversized is the reply in place of one that is too large: of a result that the
-// handler ran for, or of an error with its details, which are left out.
-func (b *Bus) oversized(err error, size *transport.SizeError, attempts int) wireError {
-	if err == nil {
-		return wireError{Code: CodeFailed, Attempts: attempts, Message: fmt.Sprintf(
-			"the handler ran, but its result of %d bytes is over the limit of %d", size.Size, size.Limit)}
-	}
-	w := b.toWire(err, attempts)
-	w.Details = nil
-	return w
-}
-
-// encodeResult uses the codec that the caller used.
-func (h *commandHandler) encodeResult(contentType string, result any, r *transport.Message) error {
-	b := h.scope.bus
-	if b.inProcess {
-		r.Value = result
-		return nil
-	}
-	if _, none := result.(None); none {
-		return nil
-	}
-	c, err := b.codecs.Lookup(contentType)
-	if err != nil {
-		return errorf(CodeInvalid, "", "", "%w", err)
-	}
-	err = b.encodeWith(c, "", "", result, r)
-	if absent(result) {
-		// The body is for those who do not know the header; not every codec has one.
-		r.Header = Header{headerNil: {"1"}}
-		return nil
-	}
-	if err != nil {
-		return errorf(CodeFailed, "", "", "result of type %T: %w", result, err)
-	}
-	return nil
-}
-
-// absent reports whether a result is nil.
-func absent(result any) bool {
-	if result == nil {
-		return true
-	}
-	switch v := reflect.ValueOf(result); v.Kind() {
-	case reflect.Pointer, reflect.Map, reflect.Slice:
-		return v.IsNil()
-	default:
-		return false
-	}
-}
-
-func (b *Bus) encodeError(r *transport.Message, w wireError) {
-	r.Header = Header{headerError: {string(w.Code)}}
-	r.ContentType = ""
-	if b.inProcess {
-		r.Value = w
-		return
-	}
-	body, err := json.Marshal(w)
-	if err != nil { // cannot happen: strings and numbers
-		body = nil
-	}
-	r.Body = body
 }
 
 // logFailure writes the one line that a failed run gets.
