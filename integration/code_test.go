@@ -322,7 +322,9 @@ func TestCancelledBeforeAHandlerWasFree(t *testing.T) {
 			return "", nil
 		}, bus.WithConcurrency(1)))
 		for range 20 { // also the backlog of the transport
-			go func() { _, _ = bus.Execute(context.Background(), caller, createUser{Name: "a"}, bus.WithTimeout(time.Minute)) }()
+			go func() {
+				_, _ = bus.Execute(context.Background(), caller, createUser{Name: "a"}, bus.WithTimeout(time.Minute))
+			}()
 		}
 		started.wait(w, 1)
 		settle(time.Second)
