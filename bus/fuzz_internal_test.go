@@ -129,7 +129,7 @@ func FuzzCheckHeader(f *testing.F) {
 
 // The name of a type is a wire name or refused, and its own snake case.
 func FuzzSnake(f *testing.F) {
-	for _, s := range []string{"", "UserCreated", "HTTPServerV2", "ID", "userID", "a_b", "ÄrgerÜber", "X1Y", "\xff", "ǅ", "İ"} {
+	for _, s := range []string{"", "UserCreated", "HTTPServerV2", "ID", "userID", "a_b", "ÄrgerÜber", "X1Y", "\xff", "ǅ", "İ", "aϓ", "00\xffaϓ"} {
 		f.Add(s)
 	}
 	f.Fuzz(func(t *testing.T, s string) {

@@ -74,14 +74,16 @@ func callName(n Named, t reflect.Type) (name string, err error) {
 	return n.MessageName(), nil
 }
 
-// snake turns HTTPServerV2 into http_server_v2.
+// snake turns HTTPServerV2 into http_server_v2. A capital is a letter that has
+// a small one: some scripts have capitals without (U+03D3 is one), and those
+// stay as they are.
 func snake(s string) string {
 	var b strings.Builder
 	rs := []rune(s)
 	for i, r := range rs {
-		if unicode.IsUpper(r) {
+		if isCapital(r) {
 			prevLower := i > 0 && (unicode.IsLower(rs[i-1]) || unicode.IsDigit(rs[i-1]))
-			nextLower := i > 0 && i+1 < len(rs) && unicode.IsUpper(rs[i-1]) && unicode.IsLower(rs[i+1])
+			nextLower := i > 0 && i+1 < len(rs) && isCapital(rs[i-1]) && unicode.IsLower(rs[i+1])
 			if prevLower || nextLower {
 				b.WriteByte('_')
 			}
@@ -91,6 +93,8 @@ func snake(s string) string {
 	}
 	return b.String()
 }
+
+func isCapital(r rune) bool { return unicode.ToLower(r) != r }
 
 func checkName(name string) error {
 	if len(name) > MaxNameLen {
