@@ -39,6 +39,14 @@ type Config struct {
 	// of a handler. The first is outermost.
 	Sending, Receiving []Middleware
 
+	// PublishFilter says which events of this bus are published, ReceiveFilter
+	// which reach its listeners. They have no say over commands. Default: all.
+	PublishFilter, ReceiveFilter Filter
+
+	// Observers are told of each step of each message. Metrics, the journal and
+	// test kits are made of them.
+	Observers []Observer
+
 	// Retry is when a failed event handler runs again. Default: 3 retries after
 	// 100 ms, doubling up to 10 s, with full jitter.
 	Retry resilience.Retry
@@ -123,6 +131,19 @@ func (c Config) Validate() error {
 	for i, m := range c.Receiving {
 		if m == nil {
 			bad("Config.Receiving[%d] is nil", i)
+		}
+	}
+	for name, f := range map[string]Filter{"PublishFilter": c.PublishFilter, "ReceiveFilter": c.ReceiveFilter} {
+		if f.isZero() {
+			continue
+		}
+		if err := f.check(); err != nil {
+			bad("Config.%s: %w", name, err)
+		}
+	}
+	for i, o := range c.Observers {
+		if o == nil {
+			bad("Config.Observers[%d] is nil", i)
 		}
 	}
 	if err := c.Retry.Validate(); err != nil {

@@ -80,6 +80,17 @@ type InProcess interface {
 	InProcess() bool
 }
 
+// CatchUpper is implemented by the source of a private reader. The bus closes a
+// session only after its listeners have seen what was published in it.
+type CatchUpper interface {
+	// CatchUp returns once Next has handed out every event of the subscription
+	// that was stored before the call, and all but left of the deliveries that
+	// it has handed out are settled for good: acked or terminated. What was nak'd
+	// or released is still to come. ctx's error: not yet. ErrClosed: the source
+	// is.
+	CatchUp(ctx context.Context, left int) error
+}
+
 // Address says whose handlers a message is for.
 type Address struct {
 	// Session is the session id, any UTF-8 text; "" is the scope of the bus.
