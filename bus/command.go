@@ -5,6 +5,8 @@ import (
 	"reflect"
 	"runtime"
 	"time"
+
+	"github.com/jitney-bus/jitney/transport"
 )
 
 // Command, embedded in a struct, makes it a command whose result is an R. Put
@@ -139,19 +141,44 @@ func decodeResult[R any](r reply) (any, error) {
 	return v, r.unusable(err)
 }
 
-// runDirect calls a handler of this process without a transport: on the
-// caller's goroutine when nothing can end the call early, else on another.
+// runDirect calls a handler of this process without a transport.
 func runDirect[C, R any](ctx context.Context, s *scope, h *commandHandler, fn func(context.Context, C) (R, error), c C) (R, error) {
-	var zero R
-	if isNilPointer(h.goType, c) {
-		return zero, errorf(CodeInvalid, "execute", h.info.name, "command is nil")
-	}
-	if h.info.validates {
-		if err := h.info.validate("execute", c); err != nil {
+	if !s.bus.observed() {
+		var zero R
+		if err := checkDirect(h, c); err != nil {
 			return zero, err
 		}
+		return callDirect(ctx, s.newDirectCall(ctx, h), h, fn, c)
 	}
-	k := s.newDirectCall(ctx, h)
+	began := time.Now()
+	m := &transport.Message{To: transport.Address{Name: h.info.name}}
+	var r R
+	err := checkDirect(h, c)
+	if err == nil {
+		k := s.newDirectCall(ctx, h)
+		m.ID, m.CorrelationID = k.id(), k.correlationID()
+		m.Session, m.CausationID = k.envelope().Session, k.envelope().CausationID
+		r, err = callDirect(ctx, k, h, fn, c)
+	}
+	s.bus.observeSent(KindCommand, m, c, began, err)
+	return r, err
+}
+
+// checkDirect refuses a command that must not be sent.
+func checkDirect[C any](h *commandHandler, c C) error {
+	if isNilPointer(h.goType, c) {
+		return errorf(CodeInvalid, "execute", h.info.name, "command is nil")
+	}
+	if h.info.validates {
+		return h.info.validate("execute", c)
+	}
+	return nil
+}
+
+// callDirect makes the call k: on the caller's goroutine when nothing can end it
+// early, else on another.
+func callDirect[C, R any](ctx context.Context, k *call, h *commandHandler, fn func(context.Context, C) (R, error), c C) (R, error) {
+	var zero R
 	if ctx.Done() == nil {
 		if err := h.enter(ctx, k); err != nil {
 			return zero, err
@@ -222,8 +249,23 @@ func awaitDirect(ctx context.Context, k *call, done <-chan struct{}) error {
 // invoke runs fn and gives back what enter took.
 func invoke[C, R any](k *call, h *commandHandler, fn func(context.Context, C) (R, error), c C) (r R, err error) {
 	defer h.leave(k)
+	if b := h.scope.bus; b.observed() {
+		return invokeObserved(b, k, fn, c)
+	}
 	defer recovered(&err)
 	return fn(k, c)
+}
+
+func invokeObserved[C, R any](b *Bus, k *call, fn func(context.Context, C) (R, error), c C) (R, error) {
+	var r R
+	began := time.Now()
+	err := error(errGoexit)
+	defer func() { b.observeHandled(k, c, began, err) }()
+	r, err = func() (r R, err error) {
+		defer recovered(&err)
+		return fn(k, c)
+	}()
+	return r, err
 }
 
 // isNilPointer avoids reflection for the common command, a struct.

@@ -54,6 +54,7 @@ func (f *flight) bury(listener string, code Code, cause error, attempts int) err
 		cancel()
 		if err == nil {
 			log.Error("event dead-lettered", "code", d.Code, "err", cause)
+			f.observeDeadLetter(d, cause)
 			return nil
 		}
 		if errors.Is(err, transport.ErrBacklog) {

@@ -44,10 +44,17 @@ func (f *flight) exec(run *run) {
 		run.verdict = verdict{fate: fateLost}
 		return
 	}
+	var began time.Time
+	if r.b.observed() {
+		began = time.Now()
+	}
 	run.err = errGoexit
 	defer func() { // also when the listener ends this goroutine
 		f.finish(k)
 		run.verdict = judge(run.err, run.attempt, run.l.retry, k.aborted(), context.Cause(r.s.work) != nil)
+		if run.verdict.fate != fateReturn && r.b.observed() {
+			r.b.observeHandled(k, f.value, began, run.err)
+		}
 		if run.err != nil && run.verdict.fate != fateReturn {
 			r.b.logFailure(k, run.err)
 		}

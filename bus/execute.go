@@ -32,6 +32,18 @@ func (r reply) unusable(err error) error {
 // execute is the untyped Execute. wireName is "" for a type that names itself;
 // decode turns the reply into the result.
 func (s *scope) execute(ctx context.Context, c any, wireName string, decode func(reply) (any, error), opts []ExecuteOption) (any, error) {
+	m := new(transport.Message)
+	if !s.bus.observed() {
+		return s.executeAs(ctx, m, c, wireName, decode, opts)
+	}
+	began := time.Now()
+	v, err := s.executeAs(ctx, m, c, wireName, decode, opts)
+	s.bus.observeSent(KindCommand, m, c, began, err)
+	return v, err
+}
+
+// executeAs fills in m and sends it.
+func (s *scope) executeAs(ctx context.Context, m *transport.Message, c any, wireName string, decode func(reply) (any, error), opts []ExecuteOption) (any, error) {
 	const op = "execute"
 	b := s.bus
 	if isNil(c) {
@@ -41,6 +53,7 @@ func (s *scope) execute(ctx context.Context, c any, wireName string, decode func
 	if err != nil {
 		return nil, withOp(err, op)
 	}
+	m.To.Name = info.name
 	o := executing(opts)
 	if err := invalidOptions(op, info.name, o.errs); err != nil {
 		return nil, err
@@ -53,7 +66,7 @@ func (s *scope) execute(ctx context.Context, c any, wireName string, decode func
 	}
 	ctx, cancel := o.bound(ctx, b.cfg.ExecuteTimeout)
 	defer cancel()
-	m := &transport.Message{To: transport.Address{Name: info.name}, ID: o.id, Value: c, Header: o.header}
+	m.ID, m.Value, m.Header = o.id, c, o.header
 	if m.ID == "" {
 		m.ID = b.ids.next()
 	}
@@ -151,7 +164,7 @@ func (b *Bus) dispatch(ctx context.Context, m *Message) (any, error) {
 	if m.Kind == KindCommand {
 		return b.sendCommand(ctx, out)
 	}
-	return nil, b.store(ctx, out.message, out.batch)
+	return nil, b.store(ctx, out.message, out.batch, out.seen)
 }
 
 func (b *Bus) sendCommand(ctx context.Context, out *outgoing) (any, error) {

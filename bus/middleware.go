@@ -37,6 +37,7 @@ type outgoing struct {
 	scope   *scope                   // execute
 	result  func(reply) (any, error) // execute: decodes the result
 	receipt *Receipt                 // execute: filled on success
+	seen    *passage                 // publish: for observers
 }
 
 // Func handles a message: the rest of a chain. On the receiving side it returns

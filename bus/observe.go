@@ -1,31 +1,40 @@
 package bus
 
 import (
-	"fmt"
 	"time"
+
+	"github.com/jitney-bus/jitney/transport"
 )
 
 // Stage is what has happened to a message.
 type Stage uint8
 
+// For one listener (Group and Handler) a delivery of an event ends in StageHandled
+// without an error, StageFiltered or StageReturned, or in StageHandled with an
+// error, followed by StageRetrying, StageReturned or StageDeadLettered.
 const (
-	// StageSent: a call of Publish or Execute has returned (for PublishAll and
-	// PublishAsync: for one event). Err is what it returned, Elapsed how long it
-	// took.
+	// StageSent: a call of Publish or Execute has returned (for PublishAll: for
+	// one event, after them all). Err is what it returned, Elapsed how long the
+	// call took.
 	StageSent Stage = iota + 1
-	// StageHandled: a handler has run. Err is what it returned, Elapsed how long
-	// it took.
+	// StageHandled: a handler has run, with the receiving chain around it. Err is
+	// what it returned, Elapsed how long it took. The event is not settled yet.
 	StageHandled
 	// StageRetrying: after a failed run the event waits for its next one, for
-	// Delay. It follows StageHandled.
+	// Delay, in this process or in the broker. Err is why.
 	StageRetrying
-	// StageReturned: a listener did not run, or was cut short by Close, and the
-	// event goes back to the group.
+	// StageReturned: a listener did not run, or was cut short by Close, or lost
+	// the lease on its delivery. The event goes back to the group; what only a
+	// private listener wanted ends with it. It also ends a wait that
+	// StageRetrying began, when the reader closes. Handler is "" if no listener
+	// was there.
 	StageReturned
-	// StageDeadLettered: the dead letter is stored. Handler is "" for an event
-	// that no listener could be given.
+	// StageDeadLettered: the dead letter is stored. Err is why. Handler is "" for
+	// an event that no listener could be given.
 	StageDeadLettered
-	// StageFiltered: a filter stopped it; Handler is "" on the sending side.
+	// StageFiltered: a filter stopped it. On the sending side Handler is "", no
+	// StageSent follows, and a middleware may have stopped it too: one that
+	// returned nil without calling next.
 	StageFiltered
 )
 
@@ -93,11 +102,15 @@ func (r Record) Value() any {
 
 // Observer is told of each step of each message on this bus, on the goroutine
 // that takes the step: it must be fast, must not block or call the bus, and is
-// called concurrently. One that panics is logged and goes on being called.
+// called concurrently. One that panics is logged and goes on being called. A
+// Record may be kept; it then keeps its message.
 type Observer func(Record)
 
-// observe tells the observers. Callers ask observed first, so that a bus without
-// any pays nothing for making the record.
+// observed reports whether there are observers. A bus without any pays nothing:
+// no clock is read and no record made.
+func (b *Bus) observed() bool { return len(b.cfg.Observers) > 0 }
+
+// observe tells the observers.
 func (b *Bus) observe(r Record) {
 	for _, o := range b.cfg.Observers {
 		b.tell(o, r)
@@ -107,10 +120,127 @@ func (b *Bus) observe(r Record) {
 func (b *Bus) tell(o Observer, r Record) {
 	defer func() {
 		if p := recover(); p != nil {
-			b.log.Error("observer panicked", "stage", r.Stage, "name", r.Name, "err", fmt.Sprint(p))
+			b.log.Error("observer panicked", "stage", r.Stage, "name", r.Name, "err", textOf(p))
 		}
 	}()
 	o(r)
 }
 
-func (b *Bus) observed() bool { return len(b.cfg.Observers) > 0 }
+// outbound is a message on the sending side.
+type outbound struct {
+	kind  Kind
+	m     *transport.Message
+	value any
+}
+
+func (o outbound) meta() Meta {
+	return Meta{
+		Kind: o.kind, Name: o.m.To.Name, ID: o.m.ID, Session: o.m.Session,
+		CorrelationID: o.m.CorrelationID, CausationID: o.m.CausationID, Key: o.m.Key,
+		SentAt: o.m.SentAt, header: visible(o.m.Header),
+	}
+}
+
+func (o outbound) body() any { return o.value }
+
+// observeSent tells that a call which sent v, as m, has returned.
+func (b *Bus) observeSent(kind Kind, m *transport.Message, v any, began time.Time, err error) {
+	b.observe(Record{
+		Stage: StageSent, Kind: kind, Name: m.To.Name,
+		Elapsed: time.Since(began), Err: err, of: outbound{kind, m, v},
+	})
+}
+
+// passage is what became of an event in the sending chain: whether it came to its
+// end, and as what.
+type passage struct {
+	value  any
+	passed bool
+}
+
+// observePublished tells of one event whose call has returned.
+func (b *Bus) observePublished(m *transport.Message, p *passage, began time.Time, err error) {
+	if p.passed || err != nil {
+		b.observeSent(KindEvent, m, p.value, began, err)
+		return
+	}
+	b.observe(Record{Stage: StageFiltered, Kind: KindEvent, Name: m.To.Name, of: outbound{KindEvent, m, p.value}})
+}
+
+// inbound is a message on the receiving side.
+type inbound struct {
+	*call
+	value any
+}
+
+func (i inbound) body() any { return i.value }
+
+// record starts the record of a step of k's message.
+func (k *call) record(stage Stage, v any, err error) Record {
+	return Record{
+		Stage: stage, Kind: k.who.kind, Name: k.who.name, Group: k.who.group, Handler: k.who.handler,
+		Attempt: k.attempt, Err: err, of: inbound{k, v},
+	}
+}
+
+// observeHandled tells that a handler has run.
+func (b *Bus) observeHandled(k *call, v any, began time.Time, err error) {
+	r := k.record(StageHandled, v, err)
+	r.Elapsed = time.Since(began)
+	b.observe(r)
+}
+
+// observeRun tells of a step that a run takes outside its handler.
+func (f *flight) observeRun(stage Stage, run *run, delay time.Duration) {
+	if !f.r.b.observed() {
+		return
+	}
+	k := new(call)
+	f.fill(k, run)
+	r := k.record(stage, f.value, run.err)
+	r.Delay = delay
+	f.r.b.observe(r)
+}
+
+// observeSettle tells of the runs that have to be made again. Those that wait in
+// this delivery all wait for delay; a copy waits as long as its own run says.
+func (f *flight) observeSettle(lost bool, delay time.Duration) {
+	if !f.r.b.observed() {
+		return
+	}
+	for _, run := range f.runs {
+		switch fate := run.verdict.fate; {
+		case fate == fateDone || fate == fateDead:
+		case lost || fate == fateReturn:
+			f.observeRun(StageReturned, run, 0)
+		case delay > longWait && f.r.key.group != "":
+			f.observeRun(StageRetrying, run, run.verdict.delay)
+		default:
+			f.observeRun(StageRetrying, run, delay)
+		}
+	}
+}
+
+// observeDeadLetter tells of a dead letter that is stored. Its code is that of the
+// error.
+func (f *flight) observeDeadLetter(d *transport.DeadLetter, cause error) {
+	if !f.r.b.observed() {
+		return
+	}
+	if code := Code(d.Code); CodeOf(cause) != code {
+		cause = &Error{Code: code, Op: "handle", Name: f.r.key.name, ID: f.id, Message: cause.Error(), Attempts: d.Attempts, cause: cause}
+	}
+	f.observe(StageDeadLettered, d.Handler, d.Attempts, cause)
+}
+
+// observe tells of a step of the event for a handler, "" for none.
+func (f *flight) observe(stage Stage, handler string, attempt int, err error) {
+	if !f.r.b.observed() {
+		return
+	}
+	k := &call{
+		who:  &identity{ids: f.r.b.ids, kind: KindEvent, name: f.r.key.name, group: f.r.key.group, handler: handler},
+		from: f.m, msgID: f.id, attempt: attempt,
+	}
+	f.r.b.observe(k.record(stage, f.value, err))
+}

@@ -29,17 +29,27 @@ func Publish(ctx context.Context, s Scope, event any, opts ...PublishOption) err
 		message transport.Message
 		bounded lazyContext
 	}{}
-	m := &p.message
+	if !sc.bus.observed() {
+		return sc.publishOne(ctx, &p.message, &p.bounded, event, opts, nil)
+	}
+	began, seen := time.Now(), &passage{value: event}
+	err := sc.publishOne(ctx, &p.message, &p.bounded, event, opts, seen)
+	sc.bus.observePublished(&p.message, seen, began, err)
+	return err
+}
+
+// publishOne fills in m and sends it. bounded is for its deadline.
+func (s *scope) publishOne(ctx context.Context, m *transport.Message, bounded *lazyContext, event any, opts []PublishOption, seen *passage) error {
 	o := publishing(opts)
-	if err := sc.event(ctx, m, event, &o); err != nil {
+	if err := s.event(ctx, m, event, &o); err != nil {
 		return err
 	}
 	if _, ok := ctx.Deadline(); !ok || o.timeout > 0 {
-		p.bounded.parent, p.bounded.timeout = ctx, cmp.Or(o.timeout, sc.bus.cfg.PublishTimeout)
-		defer p.bounded.end()
-		ctx = &p.bounded
+		bounded.parent, bounded.timeout = ctx, cmp.Or(o.timeout, s.bus.cfg.PublishTimeout)
+		defer bounded.end()
+		ctx = bounded
 	}
-	return sc.bus.sendEvent(ctx, m, nil)
+	return s.bus.sendEvent(ctx, m, nil, seen)
 }
 
 // publishing applies options. Without any it allocates nothing.
@@ -65,21 +75,39 @@ func PublishAll(ctx context.Context, s Scope, events ...any) error {
 	}
 	sc := s.scope()
 	all := batch{events: len(events)}
+	if !sc.bus.observed() {
+		return sc.publishAll(ctx, &all, events)
+	}
+	began := time.Now()
+	all.sent, all.seen = make([]*transport.Message, len(events)), make([]passage, len(events))
+	for i, e := range events {
+		all.seen[i].value = e
+	}
+	err := sc.publishAll(ctx, &all, events)
+	all.observe(sc.bus, began, err)
+	return err
+}
+
+func (s *scope) publishAll(ctx context.Context, all *batch, events []any) error {
 	var o publishOptions
 	for i, e := range events {
 		m := new(transport.Message)
 		all.next = i
-		err := sc.event(ctx, m, e, &o)
+		var seen *passage
+		if all.seen != nil {
+			all.sent[i], seen = m, &all.seen[i]
+		}
+		err := s.event(ctx, m, e, &o)
 		if err == nil {
-			err = sc.bus.sendEvent(ctx, m, &all)
+			err = s.bus.sendEvent(ctx, m, all, seen)
 		}
 		if err != nil {
 			return fmt.Errorf("event %d of %d: %w", i+1, len(events), err)
 		}
 	}
-	ctx, cancel := o.bound(ctx, sc.bus.cfg.PublishTimeout)
+	ctx, cancel := o.bound(ctx, s.bus.cfg.PublishTimeout)
 	defer cancel()
-	return all.publish(ctx, sc.bus.tr)
+	return all.publish(ctx, s.bus.tr)
 }
 
 // batch is what a PublishAll has collected.
@@ -88,6 +116,10 @@ type batch struct {
 	next     int // the event whose sending chain runs
 	messages []*transport.Message
 	of       []int // of each message, the event
+
+	// For observers, of each event; nil without any.
+	sent []*transport.Message
+	seen []passage
 }
 
 // add takes the message of the event whose chain runs. A middleware may send it
@@ -113,6 +145,23 @@ func (l *batch) publish(ctx context.Context, tr transport.Transport) error {
 		all.Errors[l.of[i]] = fromOutcome(l.messages[i], out)
 	}
 	return all
+}
+
+// observe tells what became of each event. When one keeps the others from being
+// sent, its error is theirs too.
+func (l *batch) observe(b *Bus, began time.Time, err error) {
+	var each *PublishError
+	errors.As(err, &each)
+	for i, m := range l.sent {
+		own := err
+		if each != nil {
+			own = each.Errors[i]
+		}
+		if m == nil { // not looked at
+			m = new(transport.Message)
+		}
+		b.observePublished(m, &l.seen[i], began, own)
+	}
 }
 
 // PublishError says which events of a PublishAll were not stored. It unwraps to
@@ -155,6 +204,7 @@ func (s *scope) event(ctx context.Context, m *transport.Message, v any, o *publi
 	if err != nil {
 		return withOp(err, op)
 	}
+	m.To.Name = info.name
 	if info.command {
 		return errorf(CodeInvalid, op, info.name, "%T is a command: send it with Execute", v)
 	}
@@ -167,7 +217,7 @@ func (s *scope) event(ctx context.Context, m *transport.Message, v any, o *publi
 	if err := info.validate(op, v); err != nil {
 		return err
 	}
-	m.To.Name, m.ID, m.Key, m.Value, m.Header = info.name, o.id, o.key, v, o.header
+	m.ID, m.Key, m.Value, m.Header = o.id, o.key, v, o.header
 	if !o.at.IsZero() || o.delay > 0 {
 		if err := o.due(m); err != nil {
 			return errorf(CodeInvalid, op, info.name, "%w", err)
@@ -207,18 +257,21 @@ func (o *publishOptions) due(m *transport.Message) error {
 const lastYear = 2261
 
 // sendEvent sends an event through the sending chain and stores it, or adds it to
-// a batch.
-func (b *Bus) sendEvent(ctx context.Context, m *transport.Message, all *batch) error {
+// a batch. seen, if not nil, learns what became of it.
+func (b *Bus) sendEvent(ctx context.Context, m *transport.Message, all *batch, seen *passage) error {
 	if len(b.cfg.Sending) == 0 {
-		return b.store(ctx, m, all)
+		return b.store(ctx, m, all, seen)
 	}
-	_, err := b.send(ctx, newMessage(KindEvent, m, outgoing{message: m, batch: all}))
+	_, err := b.send(ctx, newMessage(KindEvent, m, outgoing{message: m, batch: all, seen: seen}))
 	return fromChain("publish", m.To.Name, m.ID, err)
 }
 
 // store is the end of an event's way.
-func (b *Bus) store(ctx context.Context, m *transport.Message, all *batch) error {
+func (b *Bus) store(ctx context.Context, m *transport.Message, all *batch, seen *passage) error {
 	v := m.Value
+	if seen != nil {
+		seen.value, seen.passed = v, true
+	}
 	m.Value = nil
 	if err := b.encode("publish", m.To.Name, v, m); err != nil {
 		return err

@@ -168,6 +168,11 @@ func (r *reader) releaseHeld(ctx context.Context) {
 func (f *flight) handOver() {
 	ctx := f.settling()
 	defer ctx.end()
+	for _, run := range f.runs {
+		if run.verdict.fate != fateReturn { // those were told of
+			f.observeRun(StageReturned, run, 0)
+		}
+	}
 	if f.r.key.group == "" { // a private listener's retries end with it
 		f.r.b.log.Warn("private listener closed with a retry waiting", "name", f.r.key.name, "id", f.id)
 		f.done("term", f.d.Term(ctx, "listener closed"))

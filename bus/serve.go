@@ -262,6 +262,17 @@ func (h *commandHandler) open(k *call, tm *transport.Message) (any, error) {
 
 // handle runs the handler in its chain. A panic is an error.
 func (h *commandHandler) handle(k *call, v any) (result any, err error) {
+	b := h.scope.bus
+	if !b.observed() {
+		return h.chained(k, v)
+	}
+	began := time.Now()
+	err = errGoexit
+	defer func() { b.observeHandled(k, v, began, err) }()
+	return h.chained(k, v)
+}
+
+func (h *commandHandler) chained(k *call, v any) (result any, err error) {
 	if h.run != nil {
 		return h.run(k, k.message(v))
 	}

@@ -35,6 +35,7 @@ func (f *flight) settle() {
 			f.succeeded = true
 		case fateDead:
 			if f.isLost() {
+				run.verdict.fate = fateLost
 				continue
 			}
 			if err := f.bury(run.l.name, CodeOf(run.err), run.err, run.attempt); err != nil {
@@ -51,9 +52,11 @@ func (f *flight) settle() {
 			f.lose()
 		}
 	}
+	lost := f.isLost()
+	f.observeSettle(lost, delay)
 	whole := !f.succeeded && !f.buried // every listener is still to handle it
 	switch {
-	case f.isLost():
+	case lost:
 		f.r.b.log.Warn("lease on a delivery lost; another process handles the event",
 			"name", f.r.key.name, "id", f.id, "group", f.r.key.group)
 		f.drop()
@@ -105,6 +108,9 @@ func (f *flight) drop() { f.r.keep.remove(f) }
 func (f *flight) nobody() {
 	ctx := f.settling()
 	defer ctx.end()
+	if f.target == "" || f.search < maxSearch {
+		f.observe(StageReturned, f.target, f.failed, nil)
+	}
 	switch {
 	case f.target == "":
 		f.done("release", f.d.Release(ctx))
