@@ -24,6 +24,9 @@ type Bus struct {
 	root   *scope
 	host   string
 
+	sessions *sessions
+	reaper   *reaper
+
 	send Func // the sending chain down to the transport
 	// inProcess: the transport keeps values in this process. short: besides,
 	// no sending middleware has to see a command.
@@ -64,7 +67,9 @@ func New(tr transport.Transport, cfg Config) (*Bus, error) {
 	b.short = b.inProcess && len(cfg.Sending) == 0
 	b.send = protect(chain(cfg.Sending, b.dispatch))
 	b.lease = newLease(b)
-	b.root = newScope(b)
+	b.root = newScope(b, context.Background(), nil)
+	b.sessions = newSessions(b)
+	b.reaper = newReaper(b)
 	b.log.Info("bus started")
 	return b, nil
 }
@@ -111,11 +116,12 @@ func (b *Bus) Close(ctx context.Context) error {
 		defer cancel()
 	}
 	b.log.Info("bus closing")
-	stuck := b.root.close(ctx)
+	stuck := b.root.close(ctx, b.sessions.close)
 
 	// What is left needs a moment even when ctx has been used up, and each its own.
 	var err error
 	for _, last := range []func(context.Context){
+		b.reaper.close,
 		b.lease.close,
 		func(ctx context.Context) { err = b.tr.Close(ctx) },
 	} {

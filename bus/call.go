@@ -45,7 +45,8 @@ func callFrom(ctx context.Context) *call {
 
 // Value implements context.Context.
 func (c *call) Value(key any) any {
-	if _, ok := key.(callKey); ok {
+	switch key.(type) {
+	case callKey, sessionKey:
 		return c
 	}
 	return c.lazyContext.Value(key)

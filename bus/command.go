@@ -76,7 +76,7 @@ func HandleNone[C Returning[None]](ctx context.Context, s Scope, fn func(context
 func Execute[C Returning[R], R any](ctx context.Context, s Scope, c C, opts ...ExecuteOption) (R, error) {
 	sc := s.scope()
 	if len(opts) == 0 {
-		if h := sc.direct(reflect.TypeFor[C]()); h != nil {
+		if h := sc.direct(ctx, reflect.TypeFor[C]()); h != nil {
 			if fn, ok := h.typed.(func(context.Context, C) (R, error)); ok {
 				return runDirect(ctx, sc, h, fn, c)
 			}

@@ -34,6 +34,10 @@ func (f *flight) dispatch() {
 func (f *flight) exec(run *run) {
 	r := f.r
 	waited, entered := f.enter(run.l)
+	if entered && r.s.expired("", "") != nil {
+		run.l.leave()
+		entered = false
+	}
 	if !entered {
 		run.verdict = verdict{fate: fateReturn}
 		return

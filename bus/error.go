@@ -55,6 +55,13 @@ const (
 var (
 	// ErrClosed: the bus or scope is closed.
 	ErrClosed = errors.New("bus is closed")
+	// ErrSessionClosed: the session is closed here, or is closing.
+	ErrSessionClosed = errors.New("session is closed")
+	// ErrSessionOpen: the session is open in this process already.
+	ErrSessionOpen = errors.New("session is open")
+	// ErrSessionExpired: the session has ended because its process had lost its
+	// lease. It is the cause of the contexts that this cancels.
+	ErrSessionExpired = errors.New("session has expired")
 	// ErrHandled: the command has a handler in this scope already.
 	ErrHandled = errors.New("command has a handler")
 	// ErrOwned: another live service handles the command.

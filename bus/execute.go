@@ -58,7 +58,7 @@ func (s *scope) executeAs(ctx context.Context, m *transport.Message, c any, wire
 	if err := invalidOptions(op, info.name, o.errs); err != nil {
 		return nil, err
 	}
-	if err := b.open(ctx, op, info.name); err != nil {
+	if err := s.open(ctx, op, info.name); err != nil {
 		return nil, err
 	}
 	if err := info.validate(op, c); err != nil {
@@ -70,10 +70,8 @@ func (s *scope) executeAs(ctx context.Context, m *transport.Message, c any, wire
 	if m.ID == "" {
 		m.ID = b.ids.next()
 	}
-	m.CorrelationID = m.ID // the first of its chain, unless a handler sends it
-	if from := callFrom(ctx); from != nil {
-		m.CausationID, m.CorrelationID = from.id(), from.correlationID()
-		m.Session = from.envelope().Session
+	if err := s.inherit(ctx, m); err != nil {
+		return nil, errorf(CodeInvalid, op, info.name, "%w", err)
 	}
 	began := time.Now()
 	v, err := b.sendChain(ctx, m, outgoing{message: m, scope: s, result: decode, receipt: o.receipt})
@@ -170,7 +168,8 @@ func (b *Bus) dispatch(ctx context.Context, m *Message) (any, error) {
 func (b *Bus) sendCommand(ctx context.Context, out *outgoing) (any, error) {
 	m := out.message
 	if b.inProcess {
-		if h := out.scope.commands.Load().byName[m.To.Name]; h != nil && h.live.Load() {
+		if h := b.handlerHere(m.Session, m.To.Name); h != nil {
+			m.To.Session = m.Session
 			return h.local(ctx, m, out)
 		}
 	}
@@ -185,7 +184,7 @@ func (b *Bus) sendCommand(ctx context.Context, out *outgoing) (any, error) {
 	if err := b.encode("execute", m.To.Name, v, m); err != nil {
 		return nil, err
 	}
-	r, err := b.request(ctx, m, out.scope)
+	r, err := b.request(ctx, m)
 	if err != nil {
 		return nil, fromTransport("execute", m.To.Name, m.ID, err)
 	}
@@ -206,12 +205,9 @@ const (
 
 // request asks until somebody takes the message. It asks again only where it is
 // sure that nothing ran.
-func (b *Bus) request(ctx context.Context, m *transport.Message, s *scope) (*transport.Message, error) {
+func (b *Bus) request(ctx context.Context, m *transport.Message) (*transport.Message, error) {
 	for wait := firstReask; ; wait = min(2*wait, lastReask) {
-		if h := s.closingHandler(m.To.Name); h != nil {
-			return h.loop(ctx, m)
-		}
-		r, err := b.tr.Request(ctx, m)
+		r, err := b.ask(ctx, m)
 		if err == nil || !nothingRan(err) {
 			return r, err
 		}
@@ -223,6 +219,33 @@ func (b *Bus) request(ctx context.Context, m *transport.Message, s *scope) (*tra
 			return nil, err // what kept it from running, not the deadline
 		}
 	}
+}
+
+// ask asks once: the session's handler if the message belongs to a session, and
+// the bus's if the session has none. That the session's handler cannot be reached
+// is not that there is none: its record tells, and another handler would not do.
+func (b *Bus) ask(ctx context.Context, m *transport.Message) (*transport.Message, error) {
+	if m.Session != "" {
+		m.To.Session = m.Session
+		r, err := b.askAt(ctx, m)
+		if !errors.Is(err, transport.ErrNoHandler) {
+			return r, err
+		}
+		if err := b.lease.unserved(ctx, m.To); err != nil {
+			return nil, err
+		}
+		m.To.Session = ""
+	}
+	return b.askAt(ctx, m)
+}
+
+func (b *Bus) askAt(ctx context.Context, m *transport.Message) (*transport.Message, error) {
+	if b.closed.Load() { // the transport takes no more for this process's handlers
+		if h := b.handlerHere(m.To.Session, m.To.Name); h != nil {
+			return h.loop(ctx, m)
+		}
+	}
+	return b.tr.Request(ctx, m)
 }
 
 // untaken is a caller that cancelled while nobody had taken its command yet,

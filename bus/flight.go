@@ -66,6 +66,9 @@ type run struct {
 // handle takes a delivery through the group.
 func (r *reader) handle(d transport.Delivery) {
 	f := &flight{r: r, d: d, m: d.Message(), began: time.Now(), fresh: true}
+	if r.s.session != nil {
+		r.taken.Add(1)
+	}
 	if f.id = f.m.ID; f.id == "" {
 		f.id = f.nameless()
 	}

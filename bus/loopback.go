@@ -24,11 +24,14 @@ func (l *loopback) Reply(_ context.Context, m *transport.Message) error {
 	return nil
 }
 
-// closingHandler is the handler of this scope for a command that a finishing
-// handler executes, or nil.
-func (s *scope) closingHandler(name string) *commandHandler {
-	if !s.bus.closed.Load() {
-		return nil
+// handlerHere returns the live handler of this process for exactly that scope and
+// command, or nil.
+func (b *Bus) handlerHere(session, name string) *commandHandler {
+	s := b.root
+	if session != "" {
+		if s = b.sessions.scope(session); s == nil {
+			return nil
+		}
 	}
 	if h := s.commands.Load().byName[name]; h != nil && h.live.Load() {
 		return h

@@ -2,6 +2,7 @@ package bus
 
 import (
 	"context"
+	"encoding/base64"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -13,16 +14,32 @@ import (
 	"github.com/jitney-bus/jitney/transport"
 )
 
-// Every process that handles commands holds a lease in the transport's store,
-// and every command has a record of the service that owns it with the leases of
-// its processes. A record whose leases have all ended is free to take.
+// Every process that handles commands or has sessions open holds a lease in the
+// transport's store. Every command has a record of the service that owns it with
+// the leases of its processes; a record whose leases have all ended is free to
+// take. Every opening of a session has a record below its process's lease.
+//
+// A process may stand still for leasePause and lose nothing, also if it was about
+// to renew; the store counts in whole seconds.
 const (
-	leaseTTL   = 10 * time.Second
+	leasePause = 10 * time.Second
 	leaseRenew = 3 * time.Second
+	leaseTTL   = leasePause + leaseRenew + time.Second
 
 	leasePrefix = "lease."
 	ownerPrefix = "owner."
+	// sessionOwnerPrefix is for the commands of sessions; the session's id, in
+	// base 64, is the first token of the rest.
+	sessionOwnerPrefix = "session."
 )
+
+// ownerKey is where the record of a command's owner is kept.
+func ownerKey(at transport.Address) string {
+	if at.Session == "" {
+		return ownerPrefix + at.Name
+	}
+	return sessionOwnerPrefix + base64.RawURLEncoding.EncodeToString([]byte(at.Session)) + "." + at.Name
+}
 
 // lease is this bus's presence and what it owns by it.
 type lease struct {
@@ -31,8 +48,9 @@ type lease struct {
 	ttl time.Duration // 0: the store ends with this process
 
 	mu       sync.Mutex
-	revision uint64 // of the lease's key; 0 before the first own
-	names    map[string]struct{}
+	revision uint64                         // of the lease's key; 0 before the first own
+	renewed  time.Time                      // when the last renewal that succeeded was begun
+	names    map[transport.Address]struct{} // the commands that are owned
 	closed   bool
 	stop     context.CancelFunc
 	wg       sync.WaitGroup
@@ -47,7 +65,7 @@ type ownerRecord struct {
 }
 
 func newLease(b *Bus) *lease {
-	l := &lease{b: b, id: b.ids.next(), ttl: leaseTTL, names: map[string]struct{}{}}
+	l := &lease{b: b, id: b.ids.next(), ttl: leaseTTL, names: map[transport.Address]struct{}{}}
 	if b.inProcess {
 		l.ttl = 0
 	}
@@ -65,20 +83,55 @@ func (l *lease) owner() string {
 
 // own records that this process handles the command. ErrOwned: another live
 // service does.
-func (l *lease) own(ctx context.Context, name string) error {
+func (l *lease) own(ctx context.Context, at transport.Address) error {
 	if err := l.open(ctx); err != nil {
 		return err
 	}
-	if wrote, err := l.claim(ctx, name); err != nil {
+	if wrote, err := l.claim(ctx, at); err != nil {
 		if wrote {
-			l.undo(ctx, name)
+			l.undo(ctx, at)
 		}
 		return err
 	}
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	l.names[name] = struct{}{}
+	l.names[at] = struct{}{}
 	return nil
+}
+
+// unserved reports with nil that no live process serves a session's command, so
+// that it is the bus's. ErrUnavailable: one does, or nobody knows.
+func (l *lease) unserved(ctx context.Context, at transport.Address) error {
+	e, err := l.b.tr.Store().Get(ctx, ownerKey(at))
+	switch {
+	case errors.Is(err, transport.ErrNotFound):
+		return nil
+	case err != nil:
+		return fmt.Errorf("%w: whether session %q handles the command is not known: %w", transport.ErrUnavailable, at.Session, err)
+	}
+	var rec ownerRecord
+	if err := json.Unmarshal(e.Value, &rec); err != nil {
+		return nil // not ours to read
+	}
+	held, err := l.living(ctx, rec.Leases, 1)
+	switch {
+	case err != nil:
+		return fmt.Errorf("%w: whether session %q handles the command is not known: %w", transport.ErrUnavailable, at.Session, err)
+	case len(held) == 0:
+		return nil
+	}
+	return fmt.Errorf("%w: session %q has a handler in a process of %q that cannot be reached", transport.ErrUnavailable, at.Session, rec.Service)
+}
+
+// valid reports whether the lease is surely held, by this process's clock. A
+// process that stood still for longer finds out before it runs anything.
+func (l *lease) valid() bool {
+	if l.ttl == 0 {
+		return true
+	}
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return time.Since(l.renewed) < l.ttl
 }
 
 // open creates the lease and starts to renew it, once.
@@ -89,11 +142,12 @@ func (l *lease) open(ctx context.Context) error {
 	if opened {
 		return nil
 	}
+	began := time.Now()
 	revision, err := l.make(ctx)
 	if err != nil {
 		return err
 	}
-	if !l.keep(revision) {
+	if !l.keep(revision, began) {
 		if err := l.b.tr.Store().Delete(ctx, leasePrefix+l.id, 0); err != nil {
 			l.b.log.Debug("process lease not given up; it ends by itself", "err", err)
 		}
@@ -104,14 +158,15 @@ func (l *lease) open(ctx context.Context) error {
 
 // keep starts to renew the lease, unless a concurrent open was first. It reports
 // false if the bus has closed meanwhile.
-func (l *lease) keep(revision uint64) bool {
+func (l *lease) keep(revision uint64, began time.Time) bool {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	if l.closed || l.revision != 0 {
 		return !l.closed
 	}
-	l.revision = revision
+	l.revision, l.renewed = revision, began
 	if l.ttl > 0 {
+		l.b.reaper.start()
 		ctx, cancel := context.WithCancel(context.Background())
 		l.stop = cancel
 		l.wg.Go(func() { l.renewAll(ctx) })
@@ -134,8 +189,8 @@ func (l *lease) make(ctx context.Context) (uint64, error) {
 // claim enters this process into the command's record. It always writes: a
 // service that found the record free, because this lease had ended, then finds
 // that it has changed. wrote says that it may have written, also with an error.
-func (l *lease) claim(ctx context.Context, name string) (wrote bool, err error) {
-	store, key := l.b.tr.Store(), ownerPrefix+name
+func (l *lease) claim(ctx context.Context, at transport.Address) (wrote bool, err error) {
+	store, key, name := l.b.tr.Store(), ownerKey(at), at.Name
 	for {
 		e, err := store.Get(ctx, key)
 		switch {
@@ -217,25 +272,42 @@ func (l *lease) living(ctx context.Context, leases []string, few int) ([]string,
 }
 
 // undo is disown for a registration that failed, maybe because ctx has ended.
-func (l *lease) undo(ctx context.Context, name string) {
+func (l *lease) undo(ctx context.Context, at transport.Address) {
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), time.Second)
 	defer cancel()
-	l.disown(ctx, name)
+	l.disown(ctx, at)
 }
 
 // disown takes this process out of the command's record.
-func (l *lease) disown(ctx context.Context, name string) {
+func (l *lease) disown(ctx context.Context, at transport.Address) {
 	l.mu.Lock()
-	delete(l.names, name)
+	delete(l.names, at)
 	l.mu.Unlock()
-	store, key := l.b.tr.Store(), ownerPrefix+name
+	release(ctx, l.b.tr.Store(), ownerKey(at), l.id)
+}
+
+// ownedIn returns the commands of a session that this process handles.
+func (l *lease) ownedIn(session string) []transport.Address {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	var all []transport.Address
+	for at := range l.names {
+		if at.Session == session {
+			all = append(all, at)
+		}
+	}
+	return all
+}
+
+// release takes a lease out of a record of owners.
+func release(ctx context.Context, store transport.Store, key, lease string) {
 	for {
 		e, err := store.Get(ctx, key)
 		var rec ownerRecord
-		if err != nil || json.Unmarshal(e.Value, &rec) != nil || !slices.Contains(rec.Leases, l.id) {
-			return // not ours, or unreachable: the lease's end frees it
+		if err != nil || json.Unmarshal(e.Value, &rec) != nil || !slices.Contains(rec.Leases, lease) {
+			return // not there, or unreachable: the lease's end frees it
 		}
-		rec.Leases = slices.DeleteFunc(rec.Leases, func(id string) bool { return id == l.id })
+		rec.Leases = slices.DeleteFunc(rec.Leases, func(id string) bool { return id == lease })
 		if len(rec.Leases) == 0 {
 			err = store.Delete(ctx, key, e.Revision)
 		} else {
@@ -267,8 +339,12 @@ func (l *lease) renewAll(ctx context.Context) {
 // renew extends the lease. One that has ended is made again, and what was owned
 // by it is claimed again: now, or by the next renewal if something fails.
 func (l *lease) renew(ctx context.Context) {
+	if !l.valid() { // whoever wakes up late does not wait for the store to hear it
+		l.b.sessions.expire()
+	}
 	ctx, cancel := context.WithTimeout(ctx, leaseRenew)
 	defer cancel()
+	began := time.Now()
 	l.mu.Lock()
 	revision := l.revision
 	l.mu.Unlock()
@@ -276,6 +352,7 @@ func (l *lease) renew(ctx context.Context) {
 	if errors.Is(err, transport.ErrConflict) || errors.Is(err, transport.ErrNotFound) {
 		l.b.log.Warn("process lease had ended, or a renewal's answer was lost; claiming the commands again")
 		l.lapsed = true
+		l.b.sessions.expire()
 		next, err = l.make(ctx)
 	}
 	if err != nil {
@@ -283,7 +360,7 @@ func (l *lease) renew(ctx context.Context) {
 		return
 	}
 	l.mu.Lock()
-	l.revision = next
+	l.revision, l.renewed = next, began
 	l.mu.Unlock()
 	if l.lapsed {
 		l.lapsed = !l.reclaim(ctx)
@@ -298,14 +375,18 @@ func (l *lease) reclaim(ctx context.Context) bool {
 	names := slices.Collect(maps.Keys(l.names))
 	l.mu.Unlock()
 	known := true
-	for _, name := range names {
-		_, err := l.claim(ctx, name)
+	for _, at := range names {
+		if at.Session != "" {
+			continue // it ended with the lease
+		}
+		name := at.Name
+		_, err := l.claim(ctx, at)
 		switch {
 		case err == nil:
 		case errors.Is(err, ErrOwned):
 			l.b.log.Error("command taken over by another service; no longer handled here", "name", name, "err", err)
 			l.mu.Lock()
-			delete(l.names, name)
+			delete(l.names, at)
 			l.mu.Unlock()
 			if h := l.b.root.commands.Load().byName[name]; h != nil {
 				h.close(ctx)
@@ -329,8 +410,8 @@ func (l *lease) close(ctx context.Context) {
 		stop()
 		l.wg.Wait()
 	}
-	for _, name := range names {
-		l.disown(ctx, name)
+	for _, at := range names {
+		l.disown(ctx, at)
 	}
 	if revision != 0 {
 		if err := l.b.tr.Store().Delete(ctx, leasePrefix+l.id, 0); err != nil {

@@ -211,7 +211,7 @@ func (s *scope) event(ctx context.Context, m *transport.Message, v any, o *publi
 	if err := invalidOptions(op, info.name, o.errs); err != nil {
 		return err
 	}
-	if err := b.open(ctx, op, info.name); err != nil {
+	if err := s.open(ctx, op, info.name); err != nil {
 		return err
 	}
 	if err := info.validate(op, v); err != nil {
@@ -227,12 +227,10 @@ func (s *scope) event(ctx context.Context, m *transport.Message, v any, o *publi
 		m.ID = b.ids.next()
 		m.Fresh = len(b.cfg.Sending) == 0 // a middleware may send it twice
 	}
-	m.CorrelationID = m.ID // the first of its chain, unless a handler sends it
-	if c := callFrom(ctx); c != nil {
-		m.CausationID, m.CorrelationID = c.id(), c.correlationID()
-		m.Session = c.envelope().Session
-		m.To.Session = m.Session
+	if err := s.inherit(ctx, m); err != nil {
+		return errorf(CodeInvalid, op, info.name, "%w", err)
 	}
+	m.To.Session = m.Session
 	return nil
 }
 

@@ -3,6 +3,7 @@ package bus
 import (
 	"cmp"
 	"context"
+	"errors"
 	"slices"
 	"sync"
 	"sync/atomic"
@@ -26,6 +27,9 @@ type reader struct {
 	src   transport.Source[transport.Delivery]
 	pump  *pump[transport.Delivery]
 	keep  *keeper
+
+	// taken counts the deliveries of a session's reader.
+	taken atomic.Int64
 
 	stopping chan struct{} // closed when the intake ends
 	ended    chan struct{} // closed when, after that, nothing runs any more
@@ -141,6 +145,34 @@ func (r *reader) stopIntake(ctx context.Context) bool {
 		}
 	}
 	return open
+}
+
+// catchUp waits until the reader has handled every event that was published
+// before, except the one that from handles. It returns the reader's name if ctx
+// ends first.
+func (r *reader) catchUp(ctx context.Context, from *call) []string {
+	if !awaitClosed(ctx, r.ready) {
+		return []string{r.key.name}
+	}
+	src, ok := r.src.(transport.CatchUpper)
+	if !ok {
+		return nil // it could not be opened, or the driver cannot tell
+	}
+	left := 0
+	if from != nil && r.runs(from) {
+		left = 1
+	}
+	if err := src.CatchUp(ctx, left); err != nil && !errors.Is(err, transport.ErrClosed) {
+		return []string{r.key.name}
+	}
+	return nil
+}
+
+// runs reports whether a call is of one of the reader's listeners.
+func (r *reader) runs(k *call) bool {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	return slices.ContainsFunc(slices.Concat(r.listeners, r.leaving), func(l *listener) bool { return l.who == k.who })
 }
 
 func (r *reader) isStopping() bool {

@@ -4,12 +4,16 @@ import (
 	"context"
 	"maps"
 	"reflect"
+	"slices"
+	"strings"
 	"sync"
 	"sync/atomic"
+
+	"github.com/jitney-bus/jitney/transport"
 )
 
-// Scope is where handlers are registered and messages sent. *Bus is one; only
-// this package implements it.
+// Scope is where handlers are registered and messages sent: *Bus, or *Session for
+// what ends with a session. Only this package implements it.
 type Scope interface {
 	scope() *scope
 }
@@ -17,6 +21,8 @@ type Scope interface {
 // scope owns handlers and subscriptions, which end with it.
 type scope struct {
 	bus *Bus
+	// session is whose scope this is, nil for the bus's own.
+	session *Session
 
 	// work is the lifetime of handlers: cancelled with ErrStopped when Close
 	// stops waiting for them.
@@ -25,6 +31,7 @@ type scope struct {
 
 	mu       sync.Mutex // guards what follows; never held while calling out
 	closing  bool
+	unnamed  int                   // listeners of a session that were given no name
 	readers  map[readerKey]*reader // durable ones
 	privates map[*reader]struct{}  // private ones, and those that are closing
 	// commands is replaced whole, so that a dispatch takes no lock.
@@ -36,13 +43,14 @@ type commandTable struct {
 	byName map[string]*commandHandler
 }
 
-func newScope(b *Bus) *scope {
+func newScope(b *Bus, parent context.Context, session *Session) *scope {
 	s := &scope{
 		bus:      b,
+		session:  session,
 		readers:  map[readerKey]*reader{},
 		privates: map[*reader]struct{}{},
 	}
-	s.work, s.stop = context.WithCancelCause(context.Background())
+	s.work, s.stop = context.WithCancelCause(parent)
 	s.commands.Store(&commandTable{})
 	return s
 }
@@ -52,7 +60,7 @@ func newScope(b *Bus) *scope {
 func (s *scope) reserve(h *commandHandler) error {
 	return s.change(func(t *commandTable) error {
 		if s.closing {
-			return errorf(CodeClosed, "handle", h.info.name, "%w", ErrClosed)
+			return s.gone("handle", h.info.name)
 		}
 		if _, ok := t.byName[h.info.name]; ok {
 			return errorf(CodeConflict, "handle", h.info.name,
@@ -67,7 +75,7 @@ func (s *scope) reserve(h *commandHandler) error {
 func (s *scope) publish(h *commandHandler) error {
 	return s.change(func(t *commandTable) error {
 		if s.closing {
-			return errorf(CodeClosed, "handle", h.info.name, "%w", ErrClosed)
+			return s.gone("handle", h.info.name)
 		}
 		t.byType[h.goType] = h
 		return nil
@@ -100,11 +108,96 @@ func (s *scope) change(f func(*commandTable) error) error {
 	return nil
 }
 
+// id returns the session's id, "" for the bus's own scope.
+func (s *scope) id() string {
+	if s.session == nil {
+		return ""
+	}
+	return s.session.id
+}
+
+// address is where this scope's handler of a command is served.
+func (s *scope) address(name string) transport.Address {
+	return transport.Address{Session: s.id(), Name: name}
+}
+
+// gone is the error of using a scope that has closed.
+func (s *scope) gone(op, name string) error {
+	if s.session != nil && !s.bus.closed.Load() {
+		return errorf(CodeClosed, op, name, "session %q: %w", s.session.id, ErrSessionClosed)
+	}
+	return errorf(CodeClosed, op, name, "%w", ErrClosed)
+}
+
+// open reports whether ctx may send from this scope: always until it closes, and
+// while Close waits inside handlers that are finishing.
+func (s *scope) open(ctx context.Context, op, name string) error {
+	if s.session != nil && s.session.isClosed() && (callFrom(ctx) == nil || s.session.isDone()) {
+		return s.gone(op, name)
+	}
+	return s.bus.open(ctx, op, name)
+}
+
+// expired is the error of running something of a session whose lease is gone; nil
+// for the bus's own scope. Nothing has run. Who notices first ends them all.
+func (s *scope) expired(op, name string) error {
+	if s.session == nil || s.bus.lease.valid() {
+		return nil
+	}
+	s.bus.sessions.expire()
+	return errorf(CodeUnavailable, op, name, "session %q: %w", s.session.id, ErrSessionExpired)
+}
+
+// handling returns the call that ctx belongs to if it is of this scope, else nil.
+func (s *scope) handling(ctx context.Context) *call {
+	if c := callFrom(ctx); c != nil && c.parent == s.work {
+		return c
+	}
+	return nil
+}
+
+// catchUp waits until the listeners have handled every event that was published
+// before, and what they published meanwhile, except the one that from handles.
+func (s *scope) catchUp(ctx context.Context, from *call) error {
+	ctx, cancel := context.WithCancel(ctx)
+	defer cancel()
+	defer context.AfterFunc(s.work, cancel)()
+	for {
+		s.mu.Lock()
+		readers := slices.Collect(maps.Values(s.readers))
+		s.mu.Unlock()
+		before := taken(readers)
+		behind := each(readers, func(r *reader) []string { return r.catchUp(ctx, from) })
+		switch {
+		case len(behind) > 0:
+			slices.Sort(behind)
+			return errorf(CodeTimeout, "close", "", "session %q closed before its listeners had handled every event of: %s",
+				s.id(), strings.Join(behind, ", "))
+		case taken(readers) == before:
+			return nil
+		}
+	}
+}
+
+func taken(readers []*reader) (n int64) {
+	for _, r := range readers {
+		n += r.taken.Load()
+	}
+	return n
+}
+
 // direct returns the handler to call without a transport, or nil if the message
-// has to take the long way: across processes, through a middleware, or to
-// nobody.
-func (s *scope) direct(t reflect.Type) *commandHandler {
+// has to take the long way: across processes, through a middleware, to a
+// session's handler or to nobody.
+func (s *scope) direct(ctx context.Context, t reflect.Type) *commandHandler {
 	if !s.bus.short || s.bus.closed.Load() {
+		return nil
+	}
+	if s.session == nil {
+		if id, err := sessionOf(ctx); id != "" || err != nil {
+			return nil
+		}
+	} else if s.session.isClosed() {
 		return nil
 	}
 	if h := s.commands.Load().byType[t]; h != nil && h.run == nil && h.live.Load() {

@@ -80,15 +80,13 @@ func (h *commandHandler) serve(ctx context.Context, concurrency int) error {
 	b, name := h.scope.bus, h.info.name
 	ctx, cancel := context.WithTimeout(ctx, b.cfg.PublishTimeout)
 	defer cancel()
-	if err := b.lease.own(ctx, name); err != nil {
+	at := h.scope.address(name)
+	if err := b.lease.own(ctx, at); err != nil {
 		return fromTransport("handle", name, "", err)
 	}
-	src, err := b.tr.Serve(ctx, transport.Endpoint{
-		Address: transport.Address{Name: name},
-		Backlog: 4 * concurrency,
-	})
+	src, err := b.tr.Serve(ctx, transport.Endpoint{Address: at, Backlog: 4 * concurrency})
 	if err != nil {
-		b.lease.undo(ctx, name)
+		b.lease.undo(ctx, at)
 		return fromTransport("handle", name, "", err)
 	}
 	h.source = src
@@ -97,7 +95,7 @@ func (h *commandHandler) serve(ctx context.Context, concurrency int) error {
 	h.live.Store(true)
 	if err := h.scope.publish(h); err != nil {
 		h.close(ctx)
-		b.lease.undo(ctx, name)
+		b.lease.undo(ctx, at)
 		return err
 	}
 	return nil
@@ -134,7 +132,11 @@ func (h *commandHandler) enter(ctx context.Context, k *call) error {
 	}
 	if !h.live.Load() {
 		<-h.slots
-		return errorf(CodeClosed, "execute", k.who.name, "%w", ErrClosed)
+		return h.scope.gone("execute", k.who.name)
+	}
+	if err := h.scope.expired("execute", k.who.name); err != nil {
+		<-h.slots
+		return err
 	}
 	return nil
 }
@@ -182,9 +184,9 @@ func (s *scope) newDirectCall(ctx context.Context, h *commandHandler) *call {
 		k.deadline = time.Now().Add(s.bus.cfg.ExecuteTimeout)
 	}
 	if c := callFrom(ctx); c != nil {
-		k.from = &transport.Message{
-			CausationID: c.id(), CorrelationID: c.correlationID(), Session: c.envelope().Session,
-		}
+		k.from = &transport.Message{CausationID: c.id(), CorrelationID: c.correlationID(), Session: s.id()}
+	} else if s.session != nil {
+		k.from = &transport.Message{Session: s.session.id}
 	}
 	return k
 }
@@ -246,6 +248,9 @@ func (h *commandHandler) serveOne(k *call, req transport.Request) {
 func (h *commandHandler) open(k *call, tm *transport.Message) (any, error) {
 	if tm.Malformed != nil {
 		return nil, errorf(CodeInvalid, "", "", "malformed request: %w", tm.Malformed)
+	}
+	if err := h.scope.expired("", ""); err != nil {
+		return nil, err
 	}
 	if !k.deadline.IsZero() && !time.Now().Before(k.deadline) {
 		return nil, errorf(CodeTimeout, "", "", "the deadline passed before the handler was free; nothing ran")

@@ -2,6 +2,7 @@ package bus
 
 import (
 	"context"
+	"errors"
 	"maps"
 	"slices"
 	"strings"
@@ -13,10 +14,10 @@ import (
 // still ran.
 const closeGrace = time.Second
 
-// close ends the scope: events first, then commands, because a finishing event
-// handler may execute one. Handlers run with live contexts until ctx ends and
+// close ends the scope: events first, then what is inside it, then commands,
+// because a finishing event handler may execute one. Handlers run with live contexts until ctx ends and
 // are then cancelled. Its error names those that still ran after the grace.
-func (s *scope) close(ctx context.Context) error {
+func (s *scope) close(ctx context.Context, inside func(context.Context) error) error {
 	s.mu.Lock()
 	s.closing = true
 	readers := slices.AppendSeq(slices.Collect(maps.Values(s.readers)), maps.Keys(s.privates))
@@ -34,6 +35,7 @@ func (s *scope) close(ctx context.Context) error {
 	each(readers, func(r *reader) []string { r.stopIntake(hard); return nil })
 	events := make(chan []string, 1)
 	go func() { events <- each(readers, func(r *reader) []string { return r.close(hard) }) }()
+	within := inside(hard)
 	var stuck []string
 	select {
 	case stuck = <-events:
@@ -47,10 +49,10 @@ func (s *scope) close(ctx context.Context) error {
 	s.stop(ErrStopped)
 	if len(stuck) > 0 {
 		slices.Sort(stuck)
-		return errorf(CodeTimeout, "close", "", "handlers that ignored their cancelled context still run: %s",
-			strings.Join(stuck, ", "))
+		return errors.Join(within, errorf(CodeTimeout, "close", "", "handlers that ignored their cancelled context still run: %s",
+			strings.Join(stuck, ", ")))
 	}
-	return nil
+	return within
 }
 
 // closeCommands ends the scope's command handlers and names those that still run

@@ -2,6 +2,7 @@ package bus
 
 import (
 	"context"
+	"fmt"
 	"reflect"
 
 	"github.com/jitney-bus/jitney/transport"
@@ -16,6 +17,9 @@ import (
 // published. WithGroup names another group, WithPrivate gives every process its
 // own copy. Handlers of one event in one group are one dispatch, in the order
 // of WithPriority.
+//
+// A listener of a session is in no group: it hears the session's events while the
+// session is open here, in the order of WithPriority, and ends with it.
 //
 // What fn returns decides: nil, the event is done; an error, fn runs again after
 // the retry policy's delay, and after the last attempt the event becomes a dead
@@ -82,7 +86,7 @@ func (s *scope) subscribe(ctx context.Context, t reflect.Type, inner func(contex
 	for _, opt := range opts {
 		opt.subscribe(&o)
 	}
-	o.check(b)
+	o.check(s)
 	if err := invalidOptions(op, info.name, o.errs); err != nil {
 		return nil, err
 	}
@@ -105,6 +109,9 @@ func (s *scope) subscribe(ctx context.Context, t reflect.Type, inner func(contex
 	}
 	ctx, cancel := context.WithTimeout(ctx, b.cfg.PublishTimeout)
 	defer cancel()
+	if info.name == (SessionEnded{}).MessageName() {
+		b.reaper.start() // so that there is one to see to it
+	}
 	r, err := s.attach(ctx, info, l, &o)
 	if err != nil {
 		return nil, fromTransport(op, info.name, "", err)
@@ -113,8 +120,14 @@ func (s *scope) subscribe(ctx context.Context, t reflect.Type, inner func(contex
 }
 
 // check finds what no single option can see.
-func (o *subscribeOptions) check(b *Bus) {
-	groupGiven := o.group != b.cfg.Service
+func (o *subscribeOptions) check(s *scope) {
+	groupGiven := o.group != s.bus.cfg.Service
+	if s.session != nil {
+		if groupGiven {
+			o.bad("a session's listeners are in no group: they end with it")
+		}
+		o.private, groupGiven = true, false
+	}
 	switch {
 	case o.private && groupGiven:
 		o.bad("WithPrivate and WithGroup exclude each other")
@@ -155,9 +168,14 @@ func (s *scope) claimReader(key readerKey, info *typeInfo, l *listener, o *subsc
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if s.closing {
-		return nil, false, errorf(CodeClosed, "subscribe", info.name, "%w", ErrClosed)
+		return nil, false, s.gone("subscribe", info.name)
 	}
-	if o.private {
+	if s.session != nil && l.name == defaultListener {
+		s.unnamed++
+		l.name = fmt.Sprintf("listener-%d", s.unnamed)
+		l.who.handler = l.name
+	}
+	if o.private && s.session == nil {
 		r = newReader(s, key, info, l)
 		s.privates[r] = struct{}{}
 		return r, true, nil
@@ -168,8 +186,12 @@ func (s *scope) claimReader(key readerKey, info *typeInfo, l *listener, o *subsc
 		return r, true, nil
 	}
 	if r.has(l.name) {
+		where := fmt.Sprintf("group %q", key.group)
+		if s.session != nil {
+			where = fmt.Sprintf("session %q", s.session.id)
+		}
 		return nil, false, errorf(CodeConflict, "subscribe", info.name,
-			"group %q has a handler %q for it already: give each a WithName", key.group, l.name)
+			"%s has a handler %q for it already: give each a WithName", where, l.name)
 	}
 	if o.start != (transport.Start{}) {
 		return nil, false, errorf(CodeConflict, "subscribe", info.name,
@@ -181,7 +203,7 @@ func (s *scope) claimReader(key readerKey, info *typeInfo, l *listener, o *subsc
 // openReader subscribes r at the transport.
 func (s *scope) openReader(ctx context.Context, r *reader, o *subscribeOptions) error {
 	src, err := s.bus.tr.Subscribe(ctx, transport.Subscription{
-		Name: r.key.name, Group: r.key.group, Start: o.start,
+		Name: r.key.name, Group: r.key.group, Session: s.id(), Start: o.start,
 		AckWait: s.bus.cfg.AckWait, MaxAckPending: s.bus.cfg.MaxAckPending,
 		Prefetch: 2 * o.concurrency,
 	})
@@ -198,7 +220,7 @@ func (s *scope) openReader(ctx context.Context, r *reader, o *subscribeOptions) 
 		ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), settleTimeout)
 		defer cancel()
 		r.close(ctx)
-		return errorf(CodeClosed, "subscribe", r.key.name, "%w", ErrClosed)
+		return s.gone("subscribe", r.key.name)
 	}
 	return nil
 }

@@ -17,8 +17,9 @@ import (
 )
 
 // leaseEnd is when a process that does not renew its lease has lost it: the
-// lease of 10 s, and a broker's whole second.
-const leaseEnd = 12 * time.Second
+// pause of 10 s that it may take, the renewal that it was about to make, and a
+// broker's whole seconds.
+const leaseEnd = 16 * time.Second
 
 // process is a bus whose transport can fail.
 func (w *world) process(service string) (*bus.Bus, *faulty) {

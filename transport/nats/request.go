@@ -85,7 +85,7 @@ func (t *Transport) request(ctx context.Context, m *transport.Message) (*transpo
 			return answered(in)
 		}
 		wait, again := noHandlerWait(try, t.link.conn().ConnectedClusterName() != "")
-		if !again {
+		if !again || m.To.Session != "" { // the bus knows from the store whether to ask a session again
 			return nil, transport.ErrNoHandler
 		}
 		if !sleep(ctx, wait) {

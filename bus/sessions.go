@@ -1,0 +1,108 @@
+package bus
+
+import (
+	"context"
+	"errors"
+	"sync"
+)
+
+// sessions is what is open on a bus.
+type sessions struct {
+	b  *Bus
+	mu sync.RWMutex
+	// open holds those that have not ended, also while they open and close.
+	open    map[string]*Session
+	closing bool
+
+	ending sync.WaitGroup // sessions that end on goroutines of their own
+}
+
+func newSessions(b *Bus) *sessions {
+	return &sessions{b: b, open: map[string]*Session{}}
+}
+
+func (ss *sessions) add(s *Session) error {
+	ss.mu.Lock()
+	defer ss.mu.Unlock()
+	if ss.closing || ss.b.closed.Load() {
+		return errorf(CodeClosed, "session", "", "%w", ErrClosed)
+	}
+	if ss.open[s.id] != nil {
+		return errorf(CodeConflict, "session", "", "%w in this process: %q; share the *Session, or wait until it is closed", ErrSessionOpen, s.id)
+	}
+	ss.open[s.id] = s
+	return nil
+}
+
+func (ss *sessions) remove(s *Session) {
+	ss.mu.Lock()
+	defer ss.mu.Unlock()
+	if ss.open[s.id] == s {
+		delete(ss.open, s.id)
+	}
+}
+
+// scope returns the scope of a session that is open here, or nil.
+func (ss *sessions) scope(id string) *scope {
+	ss.mu.RLock()
+	defer ss.mu.RUnlock()
+	if s := ss.open[id]; s != nil {
+		return s.own
+	}
+	return nil
+}
+
+func (ss *sessions) all() []*Session {
+	ss.mu.RLock()
+	defer ss.mu.RUnlock()
+	all := make([]*Session, 0, len(ss.open))
+	for _, s := range ss.open {
+		all = append(all, s)
+	}
+	return all
+}
+
+// endAtOnce bounds the sessions that end at the same time.
+const endAtOnce = 64
+
+// close ends every session, because the bus closes.
+func (ss *sessions) close(ctx context.Context) error {
+	ss.mu.Lock()
+	ss.closing = true
+	ss.mu.Unlock()
+	var mu sync.Mutex
+	var errs []error
+	slots := make(chan struct{}, endAtOnce)
+	var wg sync.WaitGroup
+	for _, s := range ss.all() {
+		slots <- struct{}{}
+		wg.Go(func() {
+			defer func() { <-slots }()
+			err := s.end(ctx, EndStopped, nil)
+			mu.Lock()
+			defer mu.Unlock()
+			errs = append(errs, err)
+		})
+	}
+	wg.Wait()
+	ss.ending.Wait()
+	return errors.Join(errs...)
+}
+
+// expire ends every session whose lease is gone. Their handlers are cancelled
+// before this returns; the rest goes on by itself.
+func (ss *sessions) expire() {
+	for _, s := range ss.all() {
+		if s.closed.Swap(true) {
+			s.own.stop(ErrSessionExpired) // it was ending; it is now
+			continue
+		}
+		s.reason, s.err = EndExpired, ErrSessionExpired
+		s.own.stop(ErrSessionExpired)
+		ss.ending.Go(func() {
+			ctx, cancel := context.WithTimeout(context.Background(), closeGrace)
+			defer cancel()
+			s.finish(ctx, errorf(CodeClosed, "close", "", "session %q: %w", s.id, ErrSessionExpired))
+		})
+	}
+}
