@@ -24,6 +24,7 @@ import (
 const (
 	leasePause = 10 * time.Second
 	leaseRenew = 3 * time.Second
+	leaseRetry = time.Second // after a renewal that failed
 	leaseTTL   = leasePause + leaseRenew + time.Second
 
 	leasePrefix = "lease."
@@ -322,48 +323,63 @@ func release(ctx context.Context, store transport.Store, key, lease string) {
 	}
 }
 
-// renewAll keeps the lease alive until ctx ends.
+// renewAll keeps the lease alive until ctx ends. A renewal that failed is tried
+// again soon.
 func (l *lease) renewAll(ctx context.Context) {
-	t := time.NewTicker(leaseRenew)
-	defer t.Stop()
-	for {
-		select {
-		case <-ctx.Done():
-			return
-		case <-t.C:
-			l.renew(ctx)
+	for wait := leaseRenew; sleep(ctx, wait); {
+		if wait = leaseRenew; !l.renew(ctx) {
+			wait = leaseRetry
 		}
 	}
 }
 
-// renew extends the lease. One that has ended is made again, and what was owned
-// by it is claimed again: now, or by the next renewal if something fails.
-func (l *lease) renew(ctx context.Context) {
+// renew extends the lease, and reports whether it did. One that has ended takes
+// the sessions with it and is made again, and what was owned by it is claimed
+// again: now, or by the next renewal if something fails.
+func (l *lease) renew(ctx context.Context) bool {
 	if !l.valid() { // whoever wakes up late does not wait for the store to hear it
 		l.b.sessions.expire()
 	}
 	ctx, cancel := context.WithTimeout(ctx, leaseRenew)
 	defer cancel()
 	began := time.Now()
-	l.mu.Lock()
-	revision := l.revision
-	l.mu.Unlock()
-	next, err := l.b.tr.Store().Update(ctx, leasePrefix+l.id, []byte(l.owner()), revision, l.ttl)
-	if errors.Is(err, transport.ErrConflict) || errors.Is(err, transport.ErrNotFound) {
-		l.b.log.Warn("process lease had ended, or a renewal's answer was lost; claiming the commands again")
+	next, err := l.extend(ctx)
+	if errors.Is(err, transport.ErrNotFound) {
+		l.b.log.Warn("process lease had ended; ending the sessions and claiming the commands again")
 		l.lapsed = true
 		l.b.sessions.expire()
 		next, err = l.make(ctx)
 	}
 	if err != nil {
 		l.b.log.Warn("process lease not renewed", "err", err)
-		return
+		return false
 	}
 	l.mu.Lock()
 	l.revision, l.renewed = next, began
 	l.mu.Unlock()
 	if l.lapsed {
 		l.lapsed = !l.reclaim(ctx)
+	}
+	return true
+}
+
+// extend writes the lease again. ErrNotFound: it has ended. A conflict is a
+// renewal whose answer was lost: nobody else writes this key.
+func (l *lease) extend(ctx context.Context) (uint64, error) {
+	store, key := l.b.tr.Store(), leasePrefix+l.id
+	l.mu.Lock()
+	revision := l.revision
+	l.mu.Unlock()
+	for {
+		next, err := store.Update(ctx, key, []byte(l.owner()), revision, l.ttl)
+		if !errors.Is(err, transport.ErrConflict) {
+			return next, err
+		}
+		e, err := store.Get(ctx, key)
+		if err != nil {
+			return 0, err
+		}
+		revision = e.Revision
 	}
 }
 

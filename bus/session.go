@@ -128,9 +128,10 @@ func (s *Session) abandon(ctx context.Context, err error) {
 // Close ends the session. First its listeners handle every event whose Publish in
 // this session returned before, retries included; then it stops taking commands,
 // waits for those that run, and SessionEnded is published. When ctx ends (or after
-// Config.CloseTimeout, if it has no deadline) it goes on without waiting: what
-// listeners have not handled is dropped, handlers that still run are cancelled
-// with ErrStopped, and the error of CodeTimeout says which of it happened.
+// Config.CloseTimeout, if it has no deadline) it goes on without waiting: what the
+// listeners have not handled is dropped, which the error of CodeTimeout says, and
+// handlers that still run are cancelled with ErrStopped; the error names those
+// that ignore it.
 //
 // From when Close is called the session refuses registrations and messages with
 // ErrSessionClosed, except for what its handlers send while they finish. A second
