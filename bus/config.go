@@ -124,13 +124,13 @@ func (c Config) Validate() error {
 		}
 	}
 	for i, m := range c.Sending {
-		if m == nil {
-			bad("Config.Sending[%d] is nil", i)
+		if err := m.check(); err != nil {
+			bad("Config.Sending[%d] %w", i, err)
 		}
 	}
 	for i, m := range c.Receiving {
-		if m == nil {
-			bad("Config.Receiving[%d] is nil", i)
+		if err := m.check(); err != nil {
+			bad("Config.Receiving[%d] %w", i, err)
 		}
 	}
 	for name, f := range map[string]Filter{"PublishFilter": c.PublishFilter, "ReceiveFilter": c.ReceiveFilter} {

@@ -2,6 +2,8 @@ package bus
 
 import (
 	"context"
+	"errors"
+	"fmt"
 	"runtime/debug"
 
 	"github.com/jitney-bus/jitney/transport"
@@ -45,10 +47,34 @@ type outgoing struct {
 // its result.
 type Func func(ctx context.Context, m *Message) (any, error)
 
-// Middleware wraps the rest of a chain. It is built once, when the bus is made
-// or the handler registered, and must be safe for concurrent use. It returns
-// what next returned, or its own error instead of calling next.
+// Middleware wraps the rest of a chain. It is built as the bus is made and for
+// each handler that it wraps, so building it has no effect of its own; what it
+// builds must be safe for concurrent use, and returns what next returned, or its
+// own error instead of calling next. Package middleware has the common ones.
+//
+// One that cannot be built, such as for a bad setting, panics with an error that
+// says why: New, Handle and Subscribe return it, of CodeInvalid.
 type Middleware func(next Func) Func
+
+// check reports why m cannot be used.
+func (m Middleware) check() (err error) {
+	if m == nil {
+		return errors.New("is nil")
+	}
+	defer func() {
+		switch r := recover().(type) {
+		case nil:
+		case error:
+			err = fmt.Errorf("cannot be built: %w", sane(r))
+		default:
+			err = fmt.Errorf("cannot be built: panic: %s", textOf(r))
+		}
+	}()
+	if m(func(context.Context, *Message) (any, error) { return nil, nil }) == nil {
+		return errors.New("returns nil instead of a Func")
+	}
+	return nil
+}
 
 // chain wraps f so that the first middleware is outermost.
 func chain(ms []Middleware, f Func) Func {

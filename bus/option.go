@@ -218,8 +218,8 @@ func WithConcurrency(n int) RegisterOption {
 func WithMiddleware(ms ...Middleware) RegisterOption {
 	return registerOption(func(o *handleOptions) {
 		for i, m := range ms {
-			if m == nil {
-				o.bad("middleware %d is nil", i)
+			if err := m.check(); err != nil {
+				o.bad("middleware %d %w", i, err)
 			}
 		}
 		o.middleware = append(o.middleware, ms...)
