@@ -60,7 +60,8 @@ func encode(m *transport.Message, token string, withID bool) (nats.Header, error
 	if m.Key != "" {
 		w.text(hdrKey, m.Key)
 	}
-	if session != "" && session != token {
+	// The token names the session, except that the token of the bus names none.
+	if session != "" && (m.To.Session == "" || session != token) {
 		w.text(hdrSession, session)
 	}
 	if m.CorrelationID != m.ID {

@@ -13,6 +13,7 @@ import (
 func sessionCases() []testCase {
 	return []testCase{
 		{name: "SessionHostileIDs", run: sessionHostileIDs},
+		{name: "SessionFellBack", run: sessionFellBack},
 		{name: "SessionThousand", run: sessionThousand},
 	}
 }
@@ -66,6 +67,23 @@ func sessionHostileIDs(e *env) {
 		require.Equal(e.t, []string{sessions[i], "last of " + sessions[i]}, texts(e.take(src, 2)))
 	}
 	e.take(all, len(sessions)+1)
+}
+
+// sessionFellBack: a command that the bus's handler gets for a session keeps the
+// session's id, whatever it is.
+func sessionFellBack(e *env) {
+	tr := e.open()
+	server := e.serve(tr, transport.Endpoint{Address: transport.Address{Name: "a.do"}})
+	for _, s := range hostileSessions() {
+		m := e.command("a.do", s)
+		m.Session = s
+		_, done := e.ask(tr, m)
+		r := e.request(server)
+		require.Equal(e.t, transport.Address{Name: "a.do"}, r.Message().To)
+		require.Equal(e.t, s, r.Message().Session)
+		e.answer(r, s)
+		require.NoError(e.t, e.result(done), "session %q", s)
+	}
 }
 
 func sessionThousand(e *env) {
