@@ -80,6 +80,19 @@ type InProcess interface {
 	InProcess() bool
 }
 
+// Locator is implemented by a driver whose broker has names for the places where
+// messages pass, such as subjects, so that people who look at the broker find the
+// handlers of the bus there. The bus shows these names and does nothing else with
+// them.
+type Locator interface {
+	// Locate returns the places where the handlers of a hear their messages. kind
+	// is "command" or "event", as in DeadLetter. An event's a.Group names a group,
+	// or is "" for a private reader, which a.Session may limit, as in Subscription.
+	// nil: a is not valid, or kind is another. Locate asks no broker, and works on
+	// a closed transport too.
+	Locate(kind string, a Address) []string
+}
+
 // CatchUpper is implemented by the source of a private reader. The bus closes a
 // session only after its listeners have seen what was published in it.
 type CatchUpper interface {
