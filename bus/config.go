@@ -39,8 +39,10 @@ type Config struct {
 	// of a handler. The first is outermost.
 	Sending, Receiving []Middleware
 
-	// PublishFilter says which events of this bus are published, ReceiveFilter
-	// which reach its listeners. They have no say over commands. Default: all.
+	// PublishFilter says which events of this bus are published: it sees what the
+	// sending chain has made of them. ReceiveFilter says which reach its
+	// listeners, before the receiving chain. They have no say over commands.
+	// Default: all.
 	PublishFilter, ReceiveFilter Filter
 
 	// Observers are told of each step of each message. Metrics, the journal and

@@ -162,6 +162,9 @@ func (b *Bus) dispatch(ctx context.Context, m *Message) (any, error) {
 	if m.Kind == KindCommand {
 		return b.sendCommand(ctx, out)
 	}
+	if !b.publishes(m) {
+		return nil, nil
+	}
 	return nil, b.store(ctx, out.message, out.batch, out.seen)
 }
 

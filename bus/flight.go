@@ -26,6 +26,8 @@ type flight struct {
 	runs      []*run    // to do now
 	succeeded bool      // some listener is done with it: it must not run whole again
 	buried    bool      // some listener's failure is a dead letter
+	spared    bool      // some listener's filters stopped it: it is done with it
+	held      bool      // it has waited in this process: the broker does not know its attempts
 	timer     *time.Timer
 	due       time.Time
 
@@ -85,13 +87,23 @@ func (r *reader) handle(d transport.Delivery) {
 	f.plan()
 	if len(f.runs) == 0 {
 		f.nobody()
-	} else if code, err := f.open(); err != nil {
-		f.refuse(code, err)
 	} else {
-		f.dispatch()
-		f.settle()
+		f.take()
 	}
 	settled = true
+}
+
+// take takes the event through the listeners whose filters let it pass.
+func (f *flight) take() {
+	if f.siftEarly(); len(f.runs) > 0 {
+		if code, err := f.open(); err != nil {
+			f.refuse(code, err)
+			return
+		}
+		f.siftLate()
+		f.dispatch()
+	}
+	f.settle()
 }
 
 // nameless is the id of an event that its publisher gave none, such as one sent by

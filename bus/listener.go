@@ -14,8 +14,9 @@ type listener struct {
 	priority int
 	retry    resilience.Retry
 	inner    func(context.Context, any) error // a panic is an error
-	run      Func                             // the receiving chain around inner; nil if there is none
-	slots    chan struct{}                    // bounds what runs at once
+	sieve    sieve
+	run      Func          // the receiving chain around inner; nil if there is none
+	slots    chan struct{} // bounds what runs at once
 
 	gone    chan struct{} // closed when it is closed: no run begins
 	drained chan struct{} // closed when, after that, none runs any more

@@ -68,6 +68,7 @@ type subscribeOptions struct {
 	priority int
 	start    transport.Start
 	retry    *resilience.Retry
+	filters  []Filter
 }
 
 func (o *sendOptions) bad(format string, args ...any) {

@@ -258,6 +258,9 @@ const lastYear = 2261
 // a batch. seen, if not nil, learns what became of it.
 func (b *Bus) sendEvent(ctx context.Context, m *transport.Message, all *batch, seen *passage) error {
 	if len(b.cfg.Sending) == 0 {
+		if b.cfg.PublishFilter.Pass != nil && !b.publishes(newMessage(KindEvent, m, outgoing{})) {
+			return nil
+		}
 		return b.store(ctx, m, all, seen)
 	}
 	_, err := b.send(ctx, newMessage(KindEvent, m, outgoing{message: m, batch: all, seen: seen}))

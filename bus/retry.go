@@ -63,7 +63,7 @@ func (f *flight) unforwarded(runs []*run) {
 	switch {
 	case f.r.isStopping():
 		f.settleAfter("release", f.d.Release)
-	case f.succeeded || f.buried:
+	case f.succeeded || f.buried || f.spared || f.held:
 		f.hold(runs, wait)
 	default:
 		f.settleAfter("nak", func(ctx context.Context) error { return f.d.Nak(ctx, wait) })
@@ -83,6 +83,7 @@ func (f *flight) settleAfter(what string, settle func(context.Context) error) {
 func (f *flight) hold(runs []*run, delay time.Duration) {
 	r := f.r
 	f.runs = runs
+	f.held = true
 	f.due = time.Now().Add(delay)
 	r.mu.Lock()
 	closing := r.closing

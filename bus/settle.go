@@ -54,14 +54,17 @@ func (f *flight) settle() {
 	}
 	lost := f.isLost()
 	f.observeSettle(lost, delay)
-	whole := !f.succeeded && !f.buried // every listener is still to handle it
+	// whole: every listener is still to handle it as often as the broker says, so
+	// it may come again as it is. Those that were spared are asked once more where
+	// nothing ran.
+	whole := !f.succeeded && !f.buried && !f.held && (!f.spared || len(retry) == 0)
 	switch {
 	case lost:
 		f.r.b.log.Warn("lease on a delivery lost; another process handles the event",
 			"name", f.r.key.name, "id", f.id, "group", f.r.key.group)
 		f.drop()
 	case len(retry) == 0 && len(back) == 0:
-		f.finishWith(ctx, f.succeeded)
+		f.finishWith(ctx, f.succeeded || !f.buried)
 	case f.r.key.group == "":
 		f.hold(append(retry, back...), delay)
 	case whole && len(retry) == 0:

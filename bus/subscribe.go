@@ -90,10 +90,13 @@ func (s *scope) subscribe(ctx context.Context, t reflect.Type, inner func(contex
 	if err := invalidOptions(op, info.name, o.errs); err != nil {
 		return nil, err
 	}
+	if !b.cfg.ReceiveFilter.isZero() {
+		o.filters = append([]Filter{b.cfg.ReceiveFilter}, o.filters...)
+	}
 	l := &listener{
 		who:  &identity{ids: b.ids, kind: KindEvent, name: info.name, group: o.group, handler: o.name},
 		name: o.name, priority: o.priority, retry: b.cfg.Retry,
-		inner: inner, slots: make(chan struct{}, o.concurrency),
+		sieve: newSieve(o.filters), inner: inner, slots: make(chan struct{}, o.concurrency),
 		gone: make(chan struct{}), drained: make(chan struct{}),
 	}
 	if o.private {
@@ -202,11 +205,11 @@ func (s *scope) claimReader(key readerKey, info *typeInfo, l *listener, o *subsc
 
 // openReader subscribes r at the transport.
 func (s *scope) openReader(ctx context.Context, r *reader, o *subscribeOptions) error {
-	src, err := s.bus.tr.Subscribe(ctx, transport.Subscription{
+	src, err := s.read(ctx, transport.Subscription{
 		Name: r.key.name, Group: r.key.group, Session: s.id(), Start: o.start,
 		AckWait: s.bus.cfg.AckWait, MaxAckPending: s.bus.cfg.MaxAckPending,
 		Prefetch: 2 * o.concurrency,
-	})
+	}, o.filters)
 	if err != nil {
 		s.dropReader(r)
 		r.fail()
