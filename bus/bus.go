@@ -23,6 +23,7 @@ type Bus struct {
 	lease  *lease
 	root   *scope
 	host   string
+	sender *asyncSender
 
 	sessions *sessions
 	reaper   *reaper
@@ -66,6 +67,7 @@ func New(tr transport.Transport, cfg Config) (*Bus, error) {
 	}
 	b.short = b.inProcess && len(cfg.Sending) == 0
 	b.send = protect(chain(cfg.Sending, b.dispatch))
+	b.sender = newAsyncSender(b)
 	b.lease = newLease(b)
 	b.root = newScope(b, context.Background(), nil)
 	b.sessions = newSessions(b)
@@ -117,6 +119,7 @@ func (b *Bus) Close(ctx context.Context) error {
 	}
 	b.log.Info("bus closing")
 	stuck := b.root.close(ctx, b.sessions.close)
+	unsent := b.sender.close(ctx)
 
 	// What is left needs a moment even when ctx has been used up, and each its own.
 	var err error
@@ -135,7 +138,7 @@ func (b *Bus) Close(ctx context.Context) error {
 	if err != nil {
 		err = fromTransport("close", "", "", err)
 	}
-	b.closeErr = errors.Join(stuck, err)
+	b.closeErr = errors.Join(stuck, unsent, err)
 	b.log.Info("bus closed", "err", b.closeErr)
 	close(b.done)
 	return b.closeErr

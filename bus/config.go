@@ -59,6 +59,16 @@ type Config struct {
 	ExecuteTimeout time.Duration
 	// PublishTimeout bounds a Publish whose ctx has no deadline. Default 10 s.
 	PublishTimeout time.Duration
+	// QueueSize is how many events of PublishAsync may wait to be sent; more make
+	// it wait. Default 10,000.
+	QueueSize int
+	// BatchSize, BatchBytes and BatchTimeout say when what is queued is sent: when
+	// so many events or bytes (bodies and headers; nothing on a transport that
+	// keeps values in the process) have come together, or so long after the first.
+	// No batch is larger, except for one event that is. Default 100, 1 MiB,
+	// 100 ms.
+	BatchSize, BatchBytes int
+	BatchTimeout          time.Duration
 	// AckWait is how long an event may stay with a process that does not answer
 	// before another gets it. A running handler is kept alive. Default 30 s, at
 	// least 1 s.
@@ -80,6 +90,10 @@ const (
 	defaultEventConcurrency   = 16
 	defaultCommandConcurrency = 64
 	maxConcurrency            = 10_000
+
+	// defaultBatchSize and defaultBatchBytes bound a batch, both ways.
+	defaultBatchSize  = 100
+	defaultBatchBytes = 1 << 20
 )
 
 func (c *Config) setDefaults(tr transport.Transport) {
@@ -97,12 +111,14 @@ func (c *Config) setDefaults(tr transport.Transport) {
 	setDefault(&c.AckWait, 30*time.Second)
 	setDefault(&c.MaxRun, 15*time.Minute)
 	setDefault(&c.CloseTimeout, 10*time.Second)
-	if c.MaxAckPending == 0 {
-		c.MaxAckPending = 10_000
-	}
+	setDefault(&c.BatchTimeout, 100*time.Millisecond)
+	setDefault(&c.MaxAckPending, 10_000)
+	setDefault(&c.QueueSize, 10_000)
+	setDefault(&c.BatchSize, defaultBatchSize)
+	setDefault(&c.BatchBytes, defaultBatchBytes)
 }
 
-func setDefault(d *time.Duration, v time.Duration) {
+func setDefault[T int | time.Duration](d *T, v T) {
 	if *d == 0 {
 		*d = v
 	}
@@ -157,6 +173,7 @@ func (c Config) Validate() error {
 	}{
 		{"ExecuteTimeout", c.ExecuteTimeout}, {"PublishTimeout", c.PublishTimeout},
 		{"AckWait", c.AckWait}, {"MaxRun", c.MaxRun}, {"CloseTimeout", c.CloseTimeout},
+		{"BatchTimeout", c.BatchTimeout},
 	} {
 		if d.v < 0 {
 			bad("Config.%s: %v is negative; 0 is the default", d.name, d.v)
@@ -165,8 +182,16 @@ func (c Config) Validate() error {
 	if c.AckWait > 0 && c.AckWait < time.Second {
 		bad("Config.AckWait: %v is under 1s", c.AckWait)
 	}
-	if c.MaxAckPending < 0 {
-		bad("Config.MaxAckPending: %d is negative; 0 is the default", c.MaxAckPending)
+	for _, n := range []struct {
+		name string
+		v    int
+	}{
+		{"MaxAckPending", c.MaxAckPending}, {"QueueSize", c.QueueSize},
+		{"BatchSize", c.BatchSize}, {"BatchBytes", c.BatchBytes},
+	} {
+		if n.v < 0 {
+			bad("Config.%s: %d is negative; 0 is the default", n.name, n.v)
+		}
 	}
 	return errors.Join(errs...)
 }

@@ -66,6 +66,9 @@ var (
 	ErrHandled = errors.New("command has a handler")
 	// ErrOwned: another live service handles the command.
 	ErrOwned = errors.New("command is owned by another service")
+	// ErrOutOfOrder: an event of PublishAsync was not sent, because an earlier one
+	// of its key was not stored.
+	ErrOutOfOrder = errors.New("an earlier event of its key was not stored")
 	// ErrLeaseLost is the cause of a handler's context that was cancelled
 	// because its delivery may belong to another process by now.
 	ErrLeaseLost = errors.New("lease on the delivery lost")

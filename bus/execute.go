@@ -165,7 +165,7 @@ func (b *Bus) dispatch(ctx context.Context, m *Message) (any, error) {
 	if !b.publishes(m) {
 		return nil, nil
 	}
-	return nil, b.store(ctx, out.message, out.batch, out.seen)
+	return nil, b.store(ctx, out.message, out.to, out.seen)
 }
 
 func (b *Bus) sendCommand(ctx context.Context, out *outgoing) (any, error) {

@@ -35,7 +35,7 @@ type Message struct {
 // outgoing is what a message needs on the sending side only.
 type outgoing struct {
 	message *transport.Message       // what the chain's end sends, with the value still in it
-	batch   *batch                   // PublishAll: collects instead of storing
+	to      collector                // PublishAll, PublishAsync: takes it instead of the transport
 	scope   *scope                   // execute
 	result  func(reply) (any, error) // execute: decodes the result
 	receipt *Receipt                 // execute: filled on success

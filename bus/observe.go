@@ -14,8 +14,8 @@ type Stage uint8
 // error, followed by StageRetrying, StageReturned or StageDeadLettered.
 const (
 	// StageSent: a call of Publish or Execute has returned (for PublishAll: for
-	// one event, after them all). Err is what it returned, Elapsed how long the
-	// call took.
+	// one event, after them all; for PublishAsync: when the event has its result).
+	// Err is what it returned, Elapsed how long that took.
 	StageSent Stage = iota + 1
 	// StageHandled: a handler has run, with the receiving chain around it. Err is
 	// what it returned, Elapsed how long it took. The event is not settled yet.

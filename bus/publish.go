@@ -122,6 +122,9 @@ type batch struct {
 	seen []passage
 }
 
+// collector takes messages that are ready, instead of the transport.
+type collector interface{ add(m *transport.Message) }
+
 // add takes the message of the event whose chain runs. A middleware may send it
 // twice, or not at all.
 func (l *batch) add(m *transport.Message) {
@@ -254,21 +257,21 @@ func (o *publishOptions) due(m *transport.Message) error {
 // lastYear is the last whole year of times in int64 nanoseconds.
 const lastYear = 2261
 
-// sendEvent sends an event through the sending chain and stores it, or adds it to
-// a batch. seen, if not nil, learns what became of it.
-func (b *Bus) sendEvent(ctx context.Context, m *transport.Message, all *batch, seen *passage) error {
+// sendEvent sends an event through the sending chain and stores it, or gives it to
+// a collector. seen, if not nil, learns what became of it.
+func (b *Bus) sendEvent(ctx context.Context, m *transport.Message, to collector, seen *passage) error {
 	if len(b.cfg.Sending) == 0 {
 		if b.cfg.PublishFilter.Pass != nil && !b.publishes(newMessage(KindEvent, m, outgoing{})) {
 			return nil
 		}
-		return b.store(ctx, m, all, seen)
+		return b.store(ctx, m, to, seen)
 	}
-	_, err := b.send(ctx, newMessage(KindEvent, m, outgoing{message: m, batch: all, seen: seen}))
+	_, err := b.send(ctx, newMessage(KindEvent, m, outgoing{message: m, to: to, seen: seen}))
 	return fromChain("publish", m.To.Name, m.ID, err)
 }
 
 // store is the end of an event's way.
-func (b *Bus) store(ctx context.Context, m *transport.Message, all *batch, seen *passage) error {
+func (b *Bus) store(ctx context.Context, m *transport.Message, to collector, seen *passage) error {
 	v := m.Value
 	if seen != nil {
 		seen.value, seen.passed = v, true
@@ -277,8 +280,8 @@ func (b *Bus) store(ctx context.Context, m *transport.Message, all *batch, seen 
 	if err := b.encode("publish", m.To.Name, v, m); err != nil {
 		return err
 	}
-	if all != nil {
-		all.add(m)
+	if to != nil {
+		to.add(m)
 		return nil
 	}
 	err := b.tr.Publish(ctx, m)

@@ -163,6 +163,7 @@ func (s *scope) catchUp(ctx context.Context, from *call) error {
 	defer cancel()
 	defer context.AfterFunc(s.work, cancel)()
 	for {
+		_ = s.bus.sender.flushSessions(ctx) // ctx's error shows below
 		s.mu.Lock()
 		readers := slices.Collect(maps.Values(s.readers))
 		s.mu.Unlock()

@@ -1,0 +1,274 @@
+package integration_test
+
+import (
+	"context"
+	"fmt"
+	"log/slog"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/stretchr/testify/require"
+
+	"github.com/jitney-bus/jitney/bus"
+	"github.com/jitney-bus/jitney/internal/natstest"
+	"github.com/jitney-bus/jitney/transport"
+	"github.com/jitney-bus/jitney/transport/nats"
+	"github.com/jitney-bus/jitney/transport/nats/embedded"
+)
+
+func TestCloseStoresWhatIsQueued(t *testing.T) {
+	everywhere(t, func(w *world) {
+		b := w.bus(bus.Config{BatchTimeout: time.Hour})
+		w.keep()
+		var want []string
+		var all []*bus.Pending
+		for i := range 250 {
+			id := fmt.Sprint(i)
+			want, all = append(want, id), append(all, queue(w, b, id))
+		}
+		require.NoError(w, b.Close(w.Context()))
+		for _, p := range all {
+			require.False(w, pending(p))
+			require.NoError(w, p.Err())
+		}
+		_, err := bus.PublishAsync(w.Context(), b, userCreated{})
+		require.Equal(w, bus.CodeClosed, bus.CodeOf(err))
+		require.ErrorIs(w, err, bus.ErrClosed)
+		require.NoError(w, b.Flush(w.Context()))
+		require.Equal(w, want, w.stored(250))
+	})
+}
+
+func TestCloseTellsWhatItCouldNotStore(t *testing.T) {
+	everywhere(t, func(w *world) {
+		var log syncBuffer
+		tr := tap(w.open())
+		tr.set(func(ctx context.Context, _ []string) error {
+			<-ctx.Done()
+			return fmt.Errorf("%w: %w", transport.ErrUnknown, ctx.Err())
+		})
+		b := w.busOn(tr, bus.Config{
+			BatchSize: 2, PublishTimeout: time.Minute, BatchTimeout: time.Hour,
+			Logger: slog.New(slog.NewTextHandler(&log, nil)),
+		})
+		var all []*bus.Pending
+		for i := range 5 {
+			all = append(all, queue(w, b, fmt.Sprint("event-", i)))
+		}
+		settle(time.Second)
+		ctx, cancel := context.WithTimeout(w.Context(), 3*time.Second)
+		defer cancel()
+		began := time.Now()
+		err := b.Close(ctx)
+		require.Equal(w, 3*time.Second, time.Since(began))
+		require.Equal(w, bus.CodeUnknown, bus.CodeOf(err), "%v", err)
+		require.ErrorContains(w, err, "close: 5 queued events were not stored, or it is not known; first: publish user.created")
+		require.ErrorIs(w, err, bus.ErrClosed)
+		for i, p := range all {
+			require.False(w, pending(p))
+			code := bus.CodeClosed // not sent
+			if i < 2 {
+				code = bus.CodeUnknown // on its way
+			}
+			require.Equal(w, code, bus.CodeOf(p.Err()), "%d: %v", i, p.Err())
+			require.Contains(w, log.String(), fmt.Sprintf(`level=ERROR msg="queued event not stored" service=svc name=user.created id=%s code=%s`, p.ID(), code))
+		}
+		require.ErrorContains(w, all[4].Err(), "not sent before Close ended; it is not stored")
+		require.Equal(w, 5, strings.Count(log.String(), "queued event not stored"))
+	})
+}
+
+// A failure from before that nobody asked for is Close's to tell, once.
+func TestCloseTellsWhatNobodyKnows(t *testing.T) {
+	everywhere(t, func(w *world) {
+		tr := tap(w.open())
+		b := w.busOn(tr, bus.Config{})
+		tr.refuse("dropped", "looked-at")
+		p := queue(w, b, "looked-at")
+		queue(w, b, "dropped")
+		queue(w, b, "fine")
+		require.Error(w, p.Wait(w.Context()))
+		err := b.Close(w.Context())
+		require.ErrorContains(w, err, "close: 1 queued event was not stored; first: publish user.created: permission denied")
+		require.Same(w, err, b.Close(w.Context()))
+	})
+}
+
+// Close's context may be used up by a handler; what is queued gets a moment.
+func TestCloseStoresWhatIsQueuedAfterItsContext(t *testing.T) {
+	everywhere(t, func(w *world) {
+		b := w.bus(bus.Config{BatchTimeout: time.Hour})
+		w.keep()
+		started := newRecord[int]()
+		_, err := bus.Subscribe(w.Context(), b, func(ctx context.Context, _ *userDeleted) error {
+			started.add(1)
+			<-ctx.Done()
+			return nil
+		})
+		require.NoError(w, err)
+		require.NoError(w, bus.Publish(w.Context(), b, userDeleted{ID: "a"}))
+		started.wait(w, 1)
+		p := queue(w, b, "a")
+		ctx, cancel := context.WithTimeout(w.Context(), time.Second)
+		defer cancel()
+		require.NoError(w, b.Close(ctx))
+		require.NoError(w, p.Err())
+		require.Equal(w, []string{"a"}, w.stored(1))
+	})
+}
+
+func TestHandlersQueueEventsWhileTheBusCloses(t *testing.T) {
+	everywhere(t, func(w *world) {
+		b := w.bus(bus.Config{})
+		w.keep()
+		started, waited := newRecord[int](), newRecord[error]()
+		_, err := bus.Subscribe(w.Context(), b, func(ctx context.Context, _ *userDeleted) error {
+			started.add(1)
+			time.Sleep(time.Second)
+			p, err := bus.PublishAsync(ctx, b, userCreated{}, bus.WithID("waited-for"))
+			require.NoError(w, err)
+			waited.add(p.Wait(ctx))
+			_, err = bus.PublishAsync(ctx, b, userCreated{}, bus.WithID("left"))
+			return err
+		})
+		require.NoError(w, err)
+		require.NoError(w, bus.Publish(w.Context(), b, userDeleted{ID: "a"}))
+		started.wait(w, 1)
+		require.NoError(w, b.Close(w.Context()))
+		require.Equal(w, []error{nil}, waited.all())
+		require.Equal(w, []string{"waited-for", "left"}, w.stored(2))
+	})
+}
+
+// Who waits for room when the bus closes gets room or an error, and what was
+// queued a result.
+func TestCloseWhilePublishersWaitForRoom(t *testing.T) {
+	everywhere(t, func(w *world) {
+		b := w.bus(bus.Config{QueueSize: 3, BatchSize: 2})
+		w.keep()
+		var mu sync.Mutex
+		var queued []*bus.Pending
+		refused := 0
+		var wg sync.WaitGroup
+		for range 20 {
+			wg.Go(func() {
+				for {
+					p, err := bus.PublishAsync(context.Background(), b, userCreated{})
+					mu.Lock()
+					if err != nil {
+						require.ErrorIs(w, err, bus.ErrClosed)
+						refused++
+						mu.Unlock()
+						return
+					}
+					queued = append(queued, p)
+					mu.Unlock()
+				}
+			})
+		}
+		require.NoError(w, b.Close(w.Context()))
+		wg.Wait()
+		require.Equal(w, 20, refused)
+		for _, p := range queued {
+			require.False(w, pending(p))
+			require.NoError(w, p.Err())
+		}
+		if len(queued) > 0 {
+			require.Len(w, w.stored(len(queued)), len(queued))
+		}
+	})
+}
+
+// The connection breaks while events are on their way: each has a result, and
+// what was not stored, or is not known, is stored once when it is published again.
+func TestPublishAsyncSurvivesACutConnection(t *testing.T) {
+	natstest.Bubble(t, func(t *testing.T, s *embedded.Server) {
+		w := &world{T: t, open: func() transport.Transport {
+			tr, err := nats.Open(t.Context(), nats.Config{Server: s})
+			require.NoError(t, err)
+			return tr
+		}}
+		w.keep()
+		cable := natstest.NewCable(s)
+		tr, err := nats.Open(t.Context(), nats.Config{Server: cable})
+		require.NoError(t, err)
+		b := w.busOn(tr, bus.Config{BatchSize: 10})
+		cable.Cut()
+		var want []string
+		var all []*bus.Pending
+		for i := range 25 {
+			id := fmt.Sprint(i)
+			want, all = append(want, id), append(all, queue(w, b, id))
+		}
+		err = b.Flush(t.Context())
+		require.Error(t, err)
+		for _, p := range all {
+			require.Contains(t, []bus.Code{bus.CodeUnknown, bus.CodeUnavailable, bus.CodeTimeout}, bus.CodeOf(p.Err()), "%v", p.Err())
+		}
+		cable.Mend()
+		for _, p := range all {
+			queue(w, b, p.ID())
+		}
+		require.NoError(t, b.Flush(t.Context()))
+		require.ElementsMatch(t, want, w.stored(25))
+	})
+}
+
+// The server stops and comes back while events are queued: over TCP, with real
+// time. Nothing that has a good result is lost, and nothing is stored twice.
+func TestPublishAsyncSurvivesARestartOfTheServer(t *testing.T) {
+	s := natstest.Server(t)
+	open := func() *bus.Bus {
+		tr, err := nats.Open(t.Context(), nats.Config{URL: s.URL()})
+		require.NoError(t, err)
+		b, err := bus.New(tr, bus.Config{Service: "svc", BatchTimeout: 5 * time.Millisecond})
+		require.NoError(t, err)
+		t.Cleanup(func() { require.NoError(t, b.Close(context.Background())) })
+		return b
+	}
+	b := open()
+	const n = 3000
+	var all []*bus.Pending
+	for i := range n {
+		if i == n/3 {
+			s.Stop()
+		}
+		if i == n/2 {
+			s.Start()
+		}
+		p, err := bus.PublishAsync(t.Context(), b, userCreated{}, bus.WithID(fmt.Sprint(i)))
+		require.NoError(t, err)
+		all = append(all, p)
+	}
+	for round := 0; ; round++ {
+		_ = b.Flush(t.Context()) // the handles tell
+		var failed []*bus.Pending
+		for _, p := range all {
+			require.False(t, pending(p))
+			if p.Err() != nil {
+				again, err := bus.PublishAsync(t.Context(), b, userCreated{}, bus.WithID(p.ID()))
+				require.NoError(t, err)
+				failed = append(failed, again)
+			}
+		}
+		if len(failed) == 0 {
+			break
+		}
+		require.Less(t, round, 10)
+		all = failed
+	}
+	got := newRecord[string]()
+	_, err := bus.Subscribe(t.Context(), open(), func(ctx context.Context, _ userCreated) error {
+		m, _ := bus.MetaFrom(ctx)
+		got.add(m.ID)
+		return nil
+	}, bus.WithStart(bus.All()))
+	require.NoError(t, err)
+	seen := map[string]int{}
+	for _, id := range got.wait(t, n) {
+		seen[id]++
+	}
+	require.Len(t, seen, n)
+}
