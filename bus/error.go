@@ -19,7 +19,8 @@ const (
 	CodeInvalid Code = "invalid"
 	// CodeNoHandler: nobody handles the command. Nothing ran.
 	CodeNoHandler Code = "no_handler"
-	// CodeBusy: every handler was full until the deadline. Nothing ran.
+	// CodeBusy: every handler was full until the deadline, or a middleware that
+	// limits them refused the message. Nothing ran.
 	CodeBusy Code = "busy"
 	// CodeUnavailable: the broker or the session's owner cannot be reached.
 	// Nothing ran, or nothing was stored.

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"runtime/debug"
+	"sync/atomic"
 
 	"github.com/jitney-bus/jitney/transport"
 )
@@ -30,6 +31,7 @@ type Message struct {
 	Attempt        int
 
 	out outgoing
+	ran *atomic.Bool // receiving a command: its handler has been called
 }
 
 // outgoing is what a message needs on the sending side only.
@@ -50,7 +52,12 @@ type Func func(ctx context.Context, m *Message) (any, error)
 // Middleware wraps the rest of a chain. It is built as the bus is made and for
 // each handler that it wraps, so building it has no effect of its own; what it
 // builds must be safe for concurrent use, and returns what next returned, or its
-// own error instead of calling next. Package middleware has the common ones.
+// own error instead of calling next. It calls next with the message that it got, or
+// a copy of it. Package middleware has the common ones.
+//
+// A command's caller sees the code of an error of its own: an *Error without Op. If
+// the handler was not called, that may be CodeBusy or CodeUnavailable too, which
+// tell the caller that nothing ran.
 //
 // One that cannot be built, such as for a bad setting, panics with an error that
 // says why: New, Handle and Subscribe return it, of CodeInvalid.

@@ -6,10 +6,23 @@ import (
 	"time"
 )
 
+// refusedError is an error of a command's receiving chain that did not call the
+// handler.
+type refusedError struct{ err error }
+
+func (e *refusedError) Error() string { return e.err.Error() }
+func (e *refusedError) Unwrap() error { return e.err }
+
+func refused(err error) bool {
+	var r *refusedError
+	return errors.As(err, &r)
+}
+
 // outcome is a handler's error as its caller may take it. A code that the
-// handler chose travels. The code of what the handler asked of the bus does not:
-// to its caller the handler has run, and failed. What else the error says is
-// kept, and errors.Is works on it as before.
+// handler chose travels, and from a middleware that did not call the handler also
+// those that say that nothing ran. The code of what the handler asked of the bus
+// does not: to its caller the handler has run, and failed. What else the error
+// says is kept, and errors.Is works on it as before.
 func (k *call) outcome(err error) error {
 	var e *Error
 	switch {
@@ -18,7 +31,7 @@ func (k *call) outcome(err error) error {
 	case CodeOf(err) == CodeTimeout && k.expired():
 		return err // the caller's deadline, which the handler was bound by
 	case errors.As(err, &e):
-		if e.Op == "" && e.Code.handlers() {
+		if e.Op == "" && (e.Code.handlers() || e.Code.refusals() && refused(err)) {
 			return err
 		}
 	case !errors.Is(err, context.DeadlineExceeded) && !errors.Is(err, context.Canceled):
@@ -49,3 +62,7 @@ func (c Code) handlers() bool {
 		return checkName(string(c)) == nil
 	}
 }
+
+// refusals reports whether a middleware may choose the code that does not call
+// the handler: the caller then knows that nothing ran.
+func (c Code) refusals() bool { return c == CodeBusy || c == CodeUnavailable }

@@ -63,6 +63,9 @@ func (s *scope) handle(ctx context.Context, h *commandHandler, opts []HandleOpti
 	h.slots = make(chan struct{}, o.concurrency)
 	if len(b.cfg.Receiving)+len(o.middleware) > 0 {
 		h.run = protect(chain(b.cfg.Receiving, chain(o.middleware, func(ctx context.Context, m *Message) (any, error) {
+			if m.ran != nil {
+				m.ran.Store(true)
+			}
 			return h.inner(ctx, m.Value)
 		})))
 	}
@@ -278,10 +281,16 @@ func (h *commandHandler) handle(k *call, v any) (result any, err error) {
 }
 
 func (h *commandHandler) chained(k *call, v any) (result any, err error) {
-	if h.run != nil {
-		return h.run(k, k.message(v))
+	if h.run == nil {
+		return h.inner(k, v)
 	}
-	return h.inner(k, v)
+	m := k.message(v)
+	m.ran = new(atomic.Bool)
+	result, err = h.run(k, m)
+	if err != nil && !m.ran.Load() {
+		err = &refusedError{err}
+	}
+	return result, err
 }
 
 func (h *commandHandler) call(req transport.Request) *call {

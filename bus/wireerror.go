@@ -21,6 +21,9 @@ const maxWireMessage = 8 << 10
 // toWire is what the caller may know of a handler's error.
 func (b *Bus) toWire(err error, attempts int) wireError {
 	w := wireError{Code: CodeOf(err), Message: err.Error(), Attempts: attempts}
+	if refused(err) {
+		w.Attempts = 0
+	}
 	var e *Error
 	switch {
 	case panicked(err) != nil:
