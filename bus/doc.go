@@ -25,7 +25,10 @@
 //     neither uses up an attempt nor makes a dead letter.
 //  8. Memory is bounded: handlers, prefetched events, waiting requests and the
 //     retries of private listeners all have limits.
-//  9. A panic in your code is an error, never the end of the process.
+//  9. No message crosses sessions, whatever their ids. What is registered on a
+//     session goes with it; a process that dies, or stands still for longer than
+//     its lease, takes its sessions with it, and the others hear of it once.
+//  10. A panic in your code is an error, never the end of the process.
 //
 // # What you may not assume
 //
@@ -42,6 +45,8 @@
 //     of its event in another process.
 //   - Durability beyond what the broker's disks were told to do: see the
 //     transport's documentation for when it fsyncs.
+//   - That a session keeps others out. An id that is known can be sent to; who may
+//     is a matter of the broker's permissions.
 //   - That several handlers of one group are atomic: one that succeeded does not
 //     run again when another fails, except after a crash.
 //
@@ -62,6 +67,25 @@
 //
 //	sub, err := bus.Subscribe(ctx, b, func(ctx context.Context, e UserCreated) error { … })
 //	err = bus.Publish(ctx, b, UserCreated{ID: id})
+//
+// # Sessions
+//
+// A session is a scope that ends: of a job, a request, a user's visit. [InSession]
+// opens one, [Bus.Session] does too and leaves closing to you. The same functions
+// take it:
+//
+//	err := bus.InSession(ctx, b, "import-42", func(ctx context.Context, s *bus.Session) error {
+//		_, err := bus.Subscribe(ctx, s, func(ctx context.Context, e RowImported) error { … })
+//		…
+//		_, err = bus.Execute(ctx, s, ImportFile{Name: "orders.csv"})
+//		return err
+//	})
+//
+// A command of a session goes to the session's handler and else to the bus's, an
+// event to the session's listeners and to those of the bus. What a handler sends
+// is of the session of the message that it handles; [SessionFrom] tells which.
+//
+// # Types and the wire
 //
 // The result type, the handler's argument and the value sent are checked at
 // compile time. On the wire a message is its name, its encoded fields and a few
