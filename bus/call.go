@@ -18,7 +18,8 @@ type call struct {
 	who     *identity
 	from    *transport.Message // the message as it came; nil if it has only an id
 	msgID   string             // guarded by lazyContext.mu; "" until somebody asks
-	attempt int
+	attempt int32
+	events  int32 // of a batch; 0 for one message
 }
 
 // identity is what a handler is known by.
@@ -79,13 +80,24 @@ func (c *call) correlationID() string {
 	return c.id()
 }
 
+// causes makes m, which has begun a chain of its own, a consequence of what the
+// call handles. A batch is no one message's cause, and has a correlation only if all
+// of it does.
+func (c *call) causes(m *transport.Message) {
+	if c.events == 0 {
+		m.CausationID, m.CorrelationID = c.id(), c.correlationID()
+	} else if shared := c.envelope().CorrelationID; shared != "" {
+		m.CorrelationID = shared
+	}
+}
+
 // meta is the call's envelope for the user.
 func (c *call) meta() Meta {
 	m := c.envelope()
 	return Meta{
 		Kind: c.who.kind, Name: c.who.name, ID: c.id(), Session: m.Session,
 		CorrelationID: c.correlationID(), CausationID: m.CausationID, Key: m.Key,
-		Group: c.who.group, Handler: c.who.handler, Attempt: c.attempt,
+		Group: c.who.group, Handler: c.who.handler, Attempt: int(c.attempt),
 		SentAt: m.SentAt, header: visible(m.Header),
 	}
 }
@@ -97,6 +109,6 @@ func (c *call) message(value any) *Message {
 		Kind: c.who.kind, Name: c.who.name, ID: c.id(), Session: m.Session,
 		CorrelationID: c.correlationID(), CausationID: m.CausationID, Key: m.Key,
 		Value: value, Header: visible(m.Header),
-		Group: c.who.group, Handler: c.who.handler, Attempt: c.attempt,
+		Group: c.who.group, Handler: c.who.handler, Attempt: int(c.attempt),
 	}
 }

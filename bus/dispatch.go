@@ -9,6 +9,10 @@ import (
 
 // dispatch runs what is to be run: by priority, equal ones side by side.
 func (f *flight) dispatch() {
+	if f.r.batch != nil && len(f.runs) > 0 { // held for a retry: it comes alone
+		f.r.runBatch([]*flight{f})
+		return
+	}
 	if len(f.runs) == 1 {
 		f.exec(f.runs[0])
 		return
@@ -110,7 +114,7 @@ func (f *flight) takeFirst() bool {
 func (f *flight) fill(k *call, run *run) {
 	*k = call{
 		lazyContext: lazyContext{parent: f.r.s.work},
-		who:         run.l.who, from: f.m, msgID: f.id, attempt: run.attempt,
+		who:         run.l.who, from: f.m, msgID: f.id, attempt: int32(run.attempt),
 	}
 }
 

@@ -42,8 +42,8 @@ type Filter struct {
 
 // WithFilter lets only events that pass all the filters reach this listener,
 // besides Config.ReceiveFilter. Given more than once, the filters add up.
-func WithFilter(filters ...Filter) SubscribeOption {
-	return subscribeOption(func(o *subscribeOptions) {
+func WithFilter(filters ...Filter) ListenOption {
+	return listenOption(func(o *subscribeOptions) {
 		for _, f := range filters {
 			if f.isZero() {
 				continue

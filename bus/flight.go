@@ -65,8 +65,8 @@ type run struct {
 	verdict verdict
 }
 
-// handle takes a delivery through the group.
-func (r *reader) handle(d transport.Delivery) {
+// newFlight begins to keep a delivery that was taken.
+func (r *reader) newFlight(d transport.Delivery) *flight {
 	f := &flight{r: r, d: d, m: d.Message(), began: time.Now(), fresh: true}
 	if r.s.session != nil {
 		r.taken.Add(1)
@@ -78,6 +78,12 @@ func (r *reader) handle(d transport.Delivery) {
 		f.readHeader()
 	}
 	r.keep.add(f)
+	return f
+}
+
+// handle takes a delivery through the group.
+func (r *reader) handle(d transport.Delivery) {
+	f := r.newFlight(d)
 	settled := false
 	defer func() {
 		if !settled { // a listener ended this goroutine

@@ -42,10 +42,10 @@ func (s *idSource) next() string {
 // told apart by group and WithName, messages by kind, name, session and id. A
 // private listener is a handler of its own, whatever its name: what several
 // derive from one event differs. Outside a handler it returns "", which WithID
-// refuses.
+// refuses, and in a batch handler, unless ctx is an ItemContext.
 func DerivedID(ctx context.Context, label string) string {
 	c := callFrom(ctx)
-	if c == nil {
+	if c == nil || c.events > 0 {
 		return ""
 	}
 	return digest("derived", c.who.kind.String(), c.who.name, c.envelope().Session, c.id(),

@@ -15,6 +15,7 @@ type listener struct {
 	retry    resilience.Retry
 	inner    func(context.Context, any) error // a panic is an error
 	sieve    sieve
+	batch    *batching     // it handles batches: inner takes a slice
 	run      Func          // the receiving chain around inner; nil if there is none
 	slots    chan struct{} // bounds what runs at once
 

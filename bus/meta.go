@@ -67,10 +67,10 @@ func (m Meta) Header(key string) string { return m.header.Get(key) }
 func (m Meta) Headers() Header { return userHeader(m.header) }
 
 // MetaFrom returns the metadata of the message that is being handled in ctx, and
-// false outside a handler.
+// false outside a handler and in a batch handler, which has MetaAt.
 func MetaFrom(ctx context.Context) (Meta, bool) {
 	c := callFrom(ctx)
-	if c == nil {
+	if c == nil || c.events > 0 {
 		return Meta{}, false
 	}
 	return c.meta(), true

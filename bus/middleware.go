@@ -29,6 +29,10 @@ type Message struct {
 	// Group, Handler and Attempt are as in Meta; empty on the sending side.
 	Group, Handler string
 	Attempt        int
+	// Batch is how many events Value, a slice of them, holds for a batch handler,
+	// and 0 otherwise. ID is then the batch's, made anew for each run; Attempt is
+	// the highest of its events; Session and CorrelationID are what all share.
+	Batch int
 
 	out outgoing
 	ran *atomic.Bool // receiving a command: its handler has been called

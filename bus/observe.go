@@ -179,7 +179,7 @@ func (i inbound) body() any { return i.value }
 func (k *call) record(stage Stage, v any, err error) Record {
 	return Record{
 		Stage: stage, Kind: k.who.kind, Name: k.who.name, Group: k.who.group, Handler: k.who.handler,
-		Attempt: k.attempt, Err: err, of: inbound{k, v},
+		Attempt: int(k.attempt), Err: err, of: inbound{k, v},
 	}
 }
 
@@ -240,7 +240,7 @@ func (f *flight) observe(stage Stage, handler string, attempt int, err error) {
 	}
 	k := &call{
 		who:  &identity{ids: f.r.b.ids, kind: KindEvent, name: f.r.key.name, group: f.r.key.group, handler: handler},
-		from: f.m, msgID: f.id, attempt: attempt,
+		from: f.m, msgID: f.id, attempt: int32(attempt),
 	}
 	f.r.b.observe(k.record(stage, f.value, err))
 }

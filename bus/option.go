@@ -27,10 +27,19 @@ type HandleOption interface{ handle(*handleOptions) }
 // SubscribeOption is an option of Subscribe.
 type SubscribeOption interface{ subscribe(*subscribeOptions) }
 
-// RegisterOption is an option of Handle, HandleNone and Subscribe.
+// BatchOption is an option of SubscribeBatch.
+type BatchOption interface{ batch(*subscribeOptions) }
+
+// ListenOption is an option of Subscribe and SubscribeBatch.
+type ListenOption interface {
+	SubscribeOption
+	BatchOption
+}
+
+// RegisterOption is an option of Handle, HandleNone, Subscribe and SubscribeBatch.
 type RegisterOption interface {
 	HandleOption
-	SubscribeOption
+	ListenOption
 }
 
 type sendOptions struct {
@@ -69,6 +78,7 @@ type subscribeOptions struct {
 	start    transport.Start
 	retry    *resilience.Retry
 	filters  []Filter
+	batch    *batching // of SubscribeBatch
 }
 
 func (o *sendOptions) bad(format string, args ...any) {
@@ -103,10 +113,20 @@ type registerOption func(*handleOptions)
 
 func (f registerOption) handle(o *handleOptions)       { f(o) }
 func (f registerOption) subscribe(o *subscribeOptions) { f(&o.handleOptions) }
+func (f registerOption) batch(o *subscribeOptions)     { f(&o.handleOptions) }
 
 type subscribeOption func(*subscribeOptions)
 
 func (f subscribeOption) subscribe(o *subscribeOptions) { f(o) }
+
+type listenOption func(*subscribeOptions)
+
+func (f listenOption) subscribe(o *subscribeOptions) { f(o) }
+func (f listenOption) batch(o *subscribeOptions)     { f(o) }
+
+type batchOption func(*subscribeOptions)
+
+func (f batchOption) batch(o *subscribeOptions) { f(o) }
 
 // maxIDLen bounds a message id, in bytes.
 const maxIDLen = 128
@@ -204,7 +224,8 @@ func WithReceipt(r *Receipt) ExecuteOption {
 }
 
 // WithConcurrency is how many messages the handler handles at once in this
-// process, from 1 to 10,000. Default 64 for a command and 16 for an event.
+// process, from 1 to 10,000. Default 64 for a command and 16 for an event. For
+// SubscribeBatch it is how many batches, by default 1.
 func WithConcurrency(n int) RegisterOption {
 	return registerOption(func(o *handleOptions) {
 		if n < 1 || n > maxConcurrency {
@@ -229,8 +250,8 @@ func WithMiddleware(ms ...Middleware) RegisterOption {
 
 // WithGroup subscribes in a durable group of that name instead of the service's:
 // [a-z0-9_-]. Each group gets every event once; members of a group compete.
-func WithGroup(group string) SubscribeOption {
-	return subscribeOption(func(o *subscribeOptions) {
+func WithGroup(group string) ListenOption {
+	return listenOption(func(o *subscribeOptions) {
 		if err := checkGroup(group); err != nil {
 			o.errs = append(o.errs, err)
 		}
@@ -241,15 +262,15 @@ func WithGroup(group string) SubscribeOption {
 // WithPrivate subscribes this handler alone, for as long as it lives: every
 // process gets its own copy of each event published meanwhile (broadcast).
 // Retries wait in this process, at most 1,000 at a time, and end with it.
-func WithPrivate() SubscribeOption {
-	return subscribeOption(func(o *subscribeOptions) { o.private = true })
+func WithPrivate() ListenOption {
+	return listenOption(func(o *subscribeOptions) { o.private = true })
 }
 
 // WithName names the handler within its group: [a-z0-9_-]. The second handler of
 // one event in one durable group needs it, because retries and dead letters are
 // addressed by it. Default "default".
-func WithName(name string) SubscribeOption {
-	return subscribeOption(func(o *subscribeOptions) {
+func WithName(name string) ListenOption {
+	return listenOption(func(o *subscribeOptions) {
 		if err := checkGroup(name); err != nil {
 			o.bad("handler name %q is not 1 to %d characters of [a-z0-9_-]", name, MaxGroupLen)
 		}
@@ -288,13 +309,13 @@ func Since(t time.Time) Start { return Start{transport.Start{Since: t}} }
 // WithStart says where the group begins if it does not exist yet: All(),
 // Since(t), or by default with events published from then on. It has no effect
 // on a group that exists, and a private subscription refuses it.
-func WithStart(s Start) SubscribeOption {
-	return subscribeOption(func(o *subscribeOptions) { o.start = s.start })
+func WithStart(s Start) ListenOption {
+	return listenOption(func(o *subscribeOptions) { o.start = s.start })
 }
 
 // WithRetry is this handler's retry policy instead of Config.Retry.
-func WithRetry(r resilience.Retry) SubscribeOption {
-	return subscribeOption(func(o *subscribeOptions) {
+func WithRetry(r resilience.Retry) ListenOption {
+	return listenOption(func(o *subscribeOptions) {
 		if err := r.Validate(); err != nil {
 			o.bad("retry: %w", err)
 		}

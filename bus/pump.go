@@ -29,6 +29,16 @@ type pump[T any] struct {
 	ended chan struct{} // closed when the last worker has ended
 }
 
+// intake is what a reader sees of its pump, whatever its items are.
+type intake interface {
+	start()
+	raise(limit int)
+	done() <-chan struct{}
+}
+
+// done is closed when the last worker has ended, after the source was closed.
+func (p *pump[T]) done() <-chan struct{} { return p.ended }
+
 // idleWorkers is how many workers wait for items when there are none: enough to
 // take up a burst without starting goroutines.
 const idleWorkers = 8
@@ -64,13 +74,16 @@ func (p *pump[T]) spawn() {
 }
 
 // work takes items until the source is closed or enough others wait. It leaves
-// a replacement behind if do ends its goroutine.
+// a replacement behind if do, or the source, ends its goroutine.
 func (p *pump[T]) work() {
-	returned := false
+	returned, waiting := false, true
 	defer func() {
 		p.mu.Lock()
 		defer p.mu.Unlock()
 		p.workers--
+		if !returned && waiting {
+			p.waiting--
+		}
 		if !returned && p.waiting == 0 {
 			p.spawn()
 		}
@@ -79,7 +92,9 @@ func (p *pump[T]) work() {
 		}
 	}()
 	for {
+		waiting = true
 		item, err := p.src.Next(context.Background())
+		waiting = false
 		if !p.lead(err) {
 			returned = true
 			return

@@ -11,7 +11,9 @@ import (
 	"github.com/jitney-bus/jitney/transport"
 )
 
-type readerKey struct{ group, name string } // group "": private
+// readerKey tells the readers of a scope apart. group is "" for a private one, and
+// alone names the handler that a session's reader is for, if it is a batch handler.
+type readerKey struct{ group, name, alone string }
 
 // reader reads one event for one group and dispatches it to the group's
 // listeners in this process. A private listener has a reader of its own.
@@ -22,10 +24,12 @@ type reader struct {
 	info *typeInfo
 	// private tells a private reader from every other.
 	private string
+	// batch is set if its one listener handles batches.
+	batch *batching
 
 	ready chan struct{} // closed when start or fail was called
 	src   transport.Source[transport.Delivery]
-	pump  *pump[transport.Delivery]
+	pump  intake
 	keep  *keeper
 
 	// taken counts the deliveries of a session's reader.
@@ -48,7 +52,7 @@ type reader struct {
 
 func newReader(s *scope, key readerKey, info *typeInfo, first *listener) *reader {
 	r := &reader{
-		s: s, b: s.bus, key: key, info: info, private: first.who.private,
+		s: s, b: s.bus, key: key, info: info, private: first.who.private, batch: first.batch,
 		ready: make(chan struct{}), held: map[*flight]struct{}{},
 		stopping: make(chan struct{}), ended: make(chan struct{}),
 		listeners: []*listener{first},
@@ -62,7 +66,11 @@ func (r *reader) start(src transport.Source[transport.Delivery], concurrency int
 	r.src = src
 	log := r.b.log.With("name", r.key.name, "group", r.key.group)
 	r.keep = newKeeper(r)
-	r.pump = newPump(src, concurrency, log, r.handle)
+	if r.batch != nil {
+		r.pump = newPump(newGatherer(r, src), concurrency, log, r.handleBatch)
+	} else {
+		r.pump = newPump(src, concurrency, log, r.handle)
+	}
 	r.mu.Lock()
 	r.opened = true
 	r.mu.Unlock()
@@ -160,7 +168,7 @@ func (r *reader) catchUp(ctx context.Context, from *call) []string {
 	}
 	left := 0
 	if from != nil && r.runs(from) {
-		left = 1
+		left = max(1, int(from.events))
 	}
 	if err := src.CatchUp(ctx, left); err != nil && !errors.Is(err, transport.ErrClosed) {
 		return []string{r.key.name}
@@ -187,7 +195,7 @@ func (r *reader) isStopping() bool {
 // finish ends what a reader has, once nothing runs any more. Until then what runs
 // is kept alive, even if nobody waits for it.
 func (r *reader) finish() {
-	<-r.pump.ended
+	<-r.pump.done()
 	r.resumed.Wait()
 	r.keep.close()
 	r.s.dropReader(r)

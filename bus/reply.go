@@ -23,7 +23,7 @@ func (h *commandHandler) reply(k *call, req transport.Request, result any, err e
 	}
 	if err != nil {
 		b.logFailure(k, err)
-		b.encodeError(r, b.toWire(err, k.attempt))
+		b.encodeError(r, b.toWire(err, int(k.attempt)))
 	} else if tm.Header.Get(headerReceipt) != "" {
 		if r.Header == nil {
 			r.Header = Header{}
@@ -36,7 +36,7 @@ func (h *commandHandler) reply(k *call, req transport.Request, result any, err e
 	var size *transport.SizeError
 	if errors.As(sent, &size) {
 		r = &transport.Message{}
-		b.encodeError(r, b.oversized(err, size, k.attempt))
+		b.encodeError(r, b.oversized(err, size, int(k.attempt)))
 		sent = req.Reply(ctx, r)
 	}
 	if sent != nil {

@@ -150,7 +150,11 @@ func (s *scope) expired(op, name string) error {
 
 // handling returns the call that ctx belongs to if it is of this scope, else nil.
 func (s *scope) handling(ctx context.Context) *call {
-	if c := callFrom(ctx); c != nil && c.parent == s.work {
+	c := callFrom(ctx)
+	if b := batchFrom(ctx); b != nil {
+		c = &b.call // also with an ItemContext
+	}
+	if c != nil && c.parent == s.work {
 		return c
 	}
 	return nil

@@ -173,7 +173,7 @@ func (h *commandHandler) leave(k *call) {
 // and no less than one of another process.
 func (h *commandHandler) failed(k *call, err error) error {
 	b := h.scope.bus
-	w := b.toWire(k.outcome(err), k.attempt)
+	w := b.toWire(k.outcome(err), int(k.attempt))
 	b.logFailure(k, err)
 	return b.fromWire(k.who.name, k.id(), w)
 }
@@ -308,6 +308,9 @@ func (b *Bus) logFailure(k *call, err error) {
 	}
 	log := b.log.With("kind", k.who.kind, "name", k.who.name, "id", k.id(), "session", k.envelope().Session,
 		"group", k.who.group, "handler", k.who.handler, "attempt", k.attempt)
+	if k.events > 0 {
+		log = log.With("events", k.events)
+	}
 	var p *panicError
 	if errors.As(err, &p) {
 		log.Error("handler panicked", "err", err, "stack", p.stack)

@@ -55,7 +55,7 @@ func sessionOf(ctx context.Context) (string, error) {
 func (s *scope) inherit(ctx context.Context, m *transport.Message) error {
 	m.CorrelationID = m.ID // the first of its chain, unless a handler sends it
 	if c := callFrom(ctx); c != nil {
-		m.CausationID, m.CorrelationID = c.id(), c.correlationID()
+		c.causes(m)
 	}
 	if s.session != nil {
 		m.Session = s.session.id

@@ -96,7 +96,7 @@ func (s *scope) subscribe(ctx context.Context, t reflect.Type, inner func(contex
 	l := &listener{
 		who:  &identity{ids: b.ids, kind: KindEvent, name: info.name, group: o.group, handler: o.name},
 		name: o.name, priority: o.priority, retry: b.cfg.Retry,
-		sieve: newSieve(o.filters), inner: inner, slots: make(chan struct{}, o.concurrency),
+		sieve: newSieve(o.filters), inner: inner, batch: o.batch, slots: make(chan struct{}, o.concurrency),
 		gone: make(chan struct{}), drained: make(chan struct{}),
 	}
 	if o.private {
@@ -122,8 +122,17 @@ func (s *scope) subscribe(ctx context.Context, t reflect.Type, inner func(contex
 	return &Subscription{s, r, l}, nil
 }
 
+// prefetch is how many deliveries may wait in the transport.
+func (o *subscribeOptions) prefetch() int {
+	if o.batch != nil {
+		return min(o.batch.size*o.concurrency, maxBatchSize)
+	}
+	return 2 * o.concurrency
+}
+
 // check finds what no single option can see.
 func (o *subscribeOptions) check(s *scope) {
+	o.checkBatch(s.bus)
 	groupGiven := o.group != s.bus.cfg.Service
 	if s.session != nil {
 		if groupGiven {
@@ -178,6 +187,9 @@ func (s *scope) claimReader(key readerKey, info *typeInfo, l *listener, o *subsc
 		l.name = fmt.Sprintf("listener-%d", s.unnamed)
 		l.who.handler = l.name
 	}
+	if s.session != nil && o.batch != nil {
+		key.alone = l.name
+	}
 	if o.private && s.session == nil {
 		r = newReader(s, key, info, l)
 		s.privates[r] = struct{}{}
@@ -187,6 +199,10 @@ func (s *scope) claimReader(key readerKey, info *typeInfo, l *listener, o *subsc
 		r = newReader(s, key, info, l)
 		s.readers[key] = r
 		return r, true, nil
+	}
+	if s.session == nil && (r.batch != nil || o.batch != nil) {
+		return nil, false, errorf(CodeConflict, "subscribe", info.name,
+			"group %q has a handler for it already, and a batch handler has its group alone: give it a WithGroup", key.group)
 	}
 	if r.has(l.name) {
 		where := fmt.Sprintf("group %q", key.group)
@@ -208,7 +224,7 @@ func (s *scope) openReader(ctx context.Context, r *reader, o *subscribeOptions) 
 	src, err := s.read(ctx, transport.Subscription{
 		Name: r.key.name, Group: r.key.group, Session: s.id(), Start: o.start,
 		AckWait: s.bus.cfg.AckWait, MaxAckPending: s.bus.cfg.MaxAckPending,
-		Prefetch: 2 * o.concurrency,
+		Prefetch: o.prefetch(),
 	}, o.filters)
 	if err != nil {
 		s.dropReader(r)
