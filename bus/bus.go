@@ -27,6 +27,7 @@ type Bus struct {
 
 	sessions *sessions
 	reaper   *reaper
+	journal  *journal // nil without Config.Journal
 
 	send Func // the sending chain down to the transport
 	// inProcess: the transport keeps values in this process. short: besides,
@@ -64,6 +65,11 @@ func New(tr transport.Transport, cfg Config) (*Bus, error) {
 	b.host, _ = os.Hostname() // best effort: it only labels dead letters
 	if p, ok := tr.(transport.InProcess); ok {
 		b.inProcess = p.InProcess()
+	}
+	if cfg.Journal.enabled() {
+		b.journal = newJournal(cfg.Journal)
+		// First, so that whoever another observer wakes finds the record there.
+		b.cfg.Observers = append([]Observer{b.journal.add}, cfg.Observers...)
 	}
 	b.short = b.inProcess && len(cfg.Sending) == 0
 	b.send = protect(chain(cfg.Sending, b.dispatch))

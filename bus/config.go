@@ -49,6 +49,9 @@ type Config struct {
 	// test kits are made of them.
 	Observers []Observer
 
+	// Journal keeps the last steps in memory, for Bus.Journal. Default: none.
+	Journal JournalConfig
+
 	// Retry is when a failed event handler runs again. Default: 3 retries after
 	// 100 ms, doubling up to 10 s, with full jitter.
 	Retry resilience.Retry
@@ -164,6 +167,7 @@ func (c Config) Validate() error {
 			bad("Config.Observers[%d] is nil", i)
 		}
 	}
+	c.Journal.check(bad)
 	if err := c.Retry.Validate(); err != nil {
 		bad("Config.Retry: %w", err)
 	}

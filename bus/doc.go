@@ -90,4 +90,11 @@
 // The result type, the handler's argument and the value sent are checked at
 // compile time. On the wire a message is its name, its encoded fields and a few
 // headers, so that programs in other languages can take part.
+//
+// # Seeing what happens
+//
+// Config.Observers are told of each step of each message as it is taken. With
+// Config.Journal the bus keeps the last of them in memory, without bodies and
+// headers, and [Bus.Journal] answers with those of one message, or of all that one
+// message caused.
 package bus

@@ -2,6 +2,7 @@ package bus
 
 import (
 	"context"
+	"fmt"
 	"time"
 )
 
@@ -25,6 +26,20 @@ func (k Kind) String() string {
 	default:
 		return "unknown"
 	}
+}
+
+// MarshalText returns String, so that a kind is a word in JSON.
+func (k Kind) MarshalText() ([]byte, error) { return []byte(k.String()), nil }
+
+// UnmarshalText reads what MarshalText wrote.
+func (k *Kind) UnmarshalText(text []byte) error {
+	for v := KindCommand; v <= KindEvent; v++ {
+		if v.String() == string(text) {
+			*k = v
+			return nil
+		}
+	}
+	return fmt.Errorf("unknown kind %q", text)
 }
 
 // Meta is what is known of the message that a handler handles.

@@ -1,6 +1,7 @@
 package bus
 
 import (
+	"fmt"
 	"time"
 
 	"github.com/jitney-bus/jitney/transport"
@@ -56,6 +57,20 @@ func (s Stage) String() string {
 	default:
 		return "unknown"
 	}
+}
+
+// MarshalText returns String, so that a stage is a word in JSON.
+func (s Stage) MarshalText() ([]byte, error) { return []byte(s.String()), nil }
+
+// UnmarshalText reads what MarshalText wrote.
+func (s *Stage) UnmarshalText(text []byte) error {
+	for v := StageSent; v <= StageFiltered; v++ {
+		if v.String() == string(text) {
+			*s = v
+			return nil
+		}
+	}
+	return fmt.Errorf("unknown stage %q", text)
 }
 
 // Record is one step of one message, as an Observer is told of it.

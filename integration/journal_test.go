@@ -1,0 +1,542 @@
+package integration_test
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"runtime"
+	"strconv"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+	"unicode"
+	"weak"
+
+	"github.com/stretchr/testify/require"
+
+	"github.com/jitney-bus/jitney/bus"
+	"github.com/jitney-bus/jitney/resilience"
+	"github.com/jitney-bus/jitney/transport"
+	"github.com/jitney-bus/jitney/transport/memory"
+)
+
+// journal returns what the journal answers.
+func (w *world) journal(b *bus.Bus, q bus.JournalQuery) []bus.JournalEntry {
+	w.Helper()
+	entries, err := b.Journal(q)
+	require.NoError(w, err)
+	return entries
+}
+
+// entryLines are entries in short.
+func entryLines(entries []bus.JournalEntry) []string {
+	lines := []string{}
+	for _, e := range entries {
+		lines = append(lines, fmt.Sprintf("%s %s %s/%s %d %s", e.Stage, e.Name, e.Group, e.Handler, e.Attempt, e.Code))
+	}
+	return lines
+}
+
+func TestJournalKeepsWhatWasObserved(t *testing.T) {
+	everywhere(t, func(w *world) {
+		b, told := w.observed(w.open(), bus.Config{
+			Journal: bus.JournalConfig{Size: 100}, Retry: resilience.Retry{MaxRetries: 1, Initial: 2 * time.Second, Jitter: resilience.NoJitter}})
+		_, err := bus.Subscribe(w.Context(), b, func(context.Context, userCreated) error {
+			time.Sleep(3 * time.Second)
+			return fmt.Errorf("mailbox full: %w", errOops)
+		}, bus.WithName("mailer"))
+		require.NoError(w, err)
+		require.NoError(w, bus.Handle(w.Context(), b, func(ctx context.Context, c createUser) (userID, error) {
+			return "1", bus.Publish(ctx, b, userCreated{ID: "1"}, bus.WithKey("k"), bus.WithID("evt"))
+		}))
+		began := time.Now()
+		_, err = bus.Execute(bus.ContextWithSession(w.Context(), "s/1"), b, createUser{Name: "ada"}, bus.WithID("cmd"))
+		require.NoError(w, err)
+		told.wait(w, 7)
+		settle(time.Minute)
+
+		entries := w.journal(b, bus.JournalQuery{})
+		require.ElementsMatch(w, []string{
+			"sent user.created / 0 ", "handled user.create /svc 1 ", "sent user.create / 0 ",
+			"handled user.created svc/mailer 1 failed", "retrying user.created svc/mailer 1 failed",
+			"handled user.created svc/mailer 2 failed", "dead-lettered user.created svc/mailer 2 failed",
+		}, entryLines(entries))
+		for i, r := range told.all() {
+			e, m := entries[i], r.Meta()
+			require.Equal(w, uint64(i+1), e.Number)
+			require.WithinRange(w, e.Time, began, time.Now())
+			require.True(w, m.SentAt.Equal(e.SentAt))
+			require.Equal(w, []any{r.Stage, r.Kind, r.Name, r.Group, r.Handler, r.Attempt, r.Elapsed, r.Delay},
+				[]any{e.Stage, e.Kind, e.Name, e.Group, e.Handler, e.Attempt, e.Elapsed, e.Delay})
+			require.Equal(w, []string{m.ID, "s/1", "cmd", m.CausationID, m.Key},
+				[]string{e.ID, e.Session, e.CorrelationID, e.CausationID, e.Key})
+			if r.Err != nil {
+				require.Equal(w, r.Err.Error(), e.Err)
+				require.Contains(w, e.Err, "mailbox full: oops")
+			} else {
+				require.Empty(w, e.Err)
+			}
+		}
+	})
+}
+
+func TestJournalAnswersQueries(t *testing.T) {
+	everywhere(t, func(w *world) {
+		b := w.bus(bus.Config{Journal: bus.JournalConfig{Size: 100}})
+		require.NoError(w, bus.Handle(w.Context(), b, create))
+		_, err := bus.Execute(w.Context(), b, createUser{Name: "ada"}, bus.WithID("c1")) // 1 and 2
+		require.NoError(w, err)
+		settle(time.Second)
+		middle := time.Now()
+		settle(time.Second)
+		s, err := b.Session(w.Context(), "job")
+		require.NoError(w, err)
+		require.NoError(w, bus.Publish(w.Context(), s, userCreated{}, bus.WithID("e1"))) // 3
+		require.NoError(w, bus.Publish(w.Context(), b, userCreated{}, bus.WithID("e2"))) // 4
+		settle(time.Second)
+		for what, c := range map[string]struct {
+			q    bus.JournalQuery
+			want []uint64
+		}{
+			"all, oldest first": {bus.JournalQuery{}, []uint64{1, 2, 3, 4}},
+			"newest first":      {bus.JournalQuery{Newest: true}, []uint64{4, 3, 2, 1}},
+			"the first two":     {bus.JournalQuery{Limit: 2}, []uint64{1, 2}},
+			"the last two":      {bus.JournalQuery{Limit: 2, Newest: true}, []uint64{4, 3}},
+			"limit over all":    {bus.JournalQuery{Limit: 9}, []uint64{1, 2, 3, 4}},
+			"name":              {bus.JournalQuery{Name: "user.created"}, []uint64{3, 4}},
+			"kind":              {bus.JournalQuery{Kind: bus.KindCommand}, []uint64{1, 2}},
+			"stage":             {bus.JournalQuery{Stage: bus.StageHandled}, []uint64{1}},
+			"session":           {bus.JournalQuery{Session: "job"}, []uint64{3}},
+			"id":                {bus.JournalQuery{ID: "e2"}, []uint64{4}},
+			"correlation id":    {bus.JournalQuery{CorrelationID: "c1"}, []uint64{1, 2}},
+			"since":             {bus.JournalQuery{Since: middle}, []uint64{3, 4}},
+			"all must match":    {bus.JournalQuery{Kind: bus.KindCommand, Stage: bus.StageSent, Newest: true}, []uint64{2}},
+			"nothing":           {bus.JournalQuery{Name: "user"}, nil},
+		} {
+			var got []uint64
+			for _, e := range w.journal(b, c.q) {
+				got = append(got, e.Number)
+			}
+			require.Equal(w, c.want, got, what)
+		}
+		require.NotNil(w, w.journal(b, bus.JournalQuery{Name: "user"}), "as JSON it is an empty list")
+		_, err = b.Journal(bus.JournalQuery{Limit: -1})
+		require.Equal(w, bus.CodeInvalid, bus.CodeOf(err))
+		require.EqualError(w, err, "journal: limit -1 is negative; 0 is no limit")
+
+		require.NoError(w, b.Close(context.Background()))
+		require.Len(w, w.journal(b, bus.JournalQuery{}), 4, "it can be read after Close")
+	})
+}
+
+func TestJournalKeepsTheLast(t *testing.T) {
+	everywhere(t, func(w *world) {
+		b := w.bus(bus.Config{Journal: bus.JournalConfig{Size: 3, MaxAge: time.Minute}})
+		require.Empty(w, w.journal(b, bus.JournalQuery{}))
+		ids := func(q bus.JournalQuery) (ids []string) {
+			for _, e := range w.journal(b, q) {
+				ids = append(ids, strconv.FormatUint(e.Number, 10)+e.ID)
+			}
+			return ids
+		}
+		for i := range 8 {
+			require.NoError(w, bus.Publish(w.Context(), b, userCreated{}, bus.WithID(strings.Repeat(string(rune('a'+i)), 1+i%4))))
+			settle(10 * time.Second)
+			if i == 1 {
+				require.Equal(w, []string{"1a", "2bb"}, ids(bus.JournalQuery{}))
+			}
+		}
+		require.Equal(w, []string{"6ff", "7ggg", "8hhhh"}, ids(bus.JournalQuery{}))
+		require.Equal(w, []string{"8hhhh", "7ggg", "6ff"}, ids(bus.JournalQuery{Newest: true}))
+		settle(35 * time.Second)
+		require.Equal(w, []string{"7ggg", "8hhhh"}, ids(bus.JournalQuery{}), "6 is older than a minute")
+		require.Equal(w, []string{"8hhhh"}, ids(bus.JournalQuery{Since: time.Now().Add(-50 * time.Second)}))
+		require.Equal(w, []string{"7ggg", "8hhhh"}, ids(bus.JournalQuery{Since: time.Now().Add(-time.Hour)}))
+		settle(time.Minute)
+		require.Empty(w, ids(bus.JournalQuery{}))
+	})
+}
+
+func TestJournalKeepsNoBodiesAndNoHeaders(t *testing.T) {
+	everywhere(t, func(w *world) {
+		b, told := w.observed(w.open(), bus.Config{Journal: bus.JournalConfig{Size: 10}})
+		_, err := bus.Subscribe(w.Context(), b, attempts(newRecord[int](), succeed))
+		require.NoError(w, err)
+		require.NoError(w, bus.Publish(w.Context(), b, userCreated{ID: "secret"}, bus.WithHeader("Authorization", "secret")))
+		told.wait(w, 2)
+		text, err := json.Marshal(w.journal(b, bus.JournalQuery{}))
+		require.NoError(w, err)
+		require.Contains(w, string(text), "user.created")
+		require.NotContains(w, string(text), "secret")
+		require.NotContains(w, string(text), "Authorization")
+	})
+}
+
+func TestJournalBodies(t *testing.T) {
+	everywhere(t, func(w *world) {
+		tr := w.open()
+		b, told := w.observed(tr, bus.Config{Journal: bus.JournalConfig{Bodies: true, MaxBody: 41}})
+		_, err := bus.Subscribe(w.Context(), b, func(context.Context, *userCreated) error { return nil })
+		require.NoError(w, err)
+		require.NoError(w, bus.Handle(w.Context(), b, create))
+		e := &userCreated{ID: "ada", Note: "short"}
+		require.NoError(w, bus.Publish(w.Context(), b, e, bus.WithHeader("Authorization", "secret")))
+		require.NoError(w, bus.Publish(w.Context(), b, &userCreated{ID: "bob", Note: strings.Repeat("ä", 20)}))
+		_, err = bus.Execute(w.Context(), b, createUser{Name: "eve"})
+		require.NoError(w, err)
+		told.wait(w, 6)
+		e.ID = "changed" // it is ours again: every listener has handled it
+		count := map[string]int{}
+		entries := w.journal(b, bus.JournalQuery{})
+		for _, e := range entries {
+			count[fmt.Sprint(e.Name, " ", e.BodySize, " ", e.Body)]++
+			require.NotContains(w, e.String(), "secret")
+		}
+		require.Equal(w, map[string]int{
+			`user.created 27 {"ID":"ada","Note":"short"}`:    2,
+			`user.created 62 {"ID":"bob","Note":"ääääääääää`: 2, // the limit is inside a character
+			`user.create 14 {"Name":"eve"}`:                  2,
+		}, count)
+	})
+}
+
+// reentrant is a message and an error whose methods ask the journal.
+type reentrant struct{ journal func() }
+
+func (reentrant) MessageName() string            { return "reentrant" }
+func (r reentrant) MarshalJSON() ([]byte, error) { r.journal(); return []byte(`"asked"`), nil }
+func (r reentrant) Error() string                { r.journal(); return "asked" }
+
+// unwilling cannot be encoded.
+type unwilling struct{}
+
+func (unwilling) MessageName() string          { return "unwilling" }
+func (unwilling) MarshalJSON() ([]byte, error) { panic("not today") }
+
+func TestJournalRunsUsersCodeWithoutALock(t *testing.T) {
+	everywhere(t, func(w *world) {
+		if !w.inProcess {
+			return // there it is encoded before anything is observed
+		}
+		b, told := w.observed(w.open(), bus.Config{Journal: bus.JournalConfig{Size: 1, Bodies: true}})
+		ask := func() { _ = w.journal(b, bus.JournalQuery{}) }
+		_, err := bus.Subscribe(w.Context(), b, func(_ context.Context, r reentrant) error { return bus.Permanent(r) })
+		require.NoError(w, err)
+		require.NoError(w, bus.Publish(w.Context(), b, reentrant{ask}))
+		told.wait(w, 3)
+		require.Equal(w, `"asked"`, w.journal(b, bus.JournalQuery{})[0].Body)
+
+		require.NoError(w, bus.Publish(w.Context(), b, unwilling{}))
+		e := w.journal(b, bus.JournalQuery{})[0]
+		require.Equal(w, []any{"unwilling", bus.StageSent, "", 0}, []any{e.Name, e.Stage, e.Body, e.BodySize})
+	})
+}
+
+func TestJournalOfWhatCannotBeDecoded(t *testing.T) {
+	everywhere(t, func(w *world) {
+		if w.inProcess {
+			return // values are not decoded
+		}
+		tr := w.open()
+		b, told := w.observed(tr, bus.Config{Journal: bus.JournalConfig{Bodies: true}})
+		_, err := bus.Subscribe(w.Context(), b, attempts(newRecord[int](), succeed))
+		require.NoError(w, err)
+		long := strings.Repeat("x", 5000)
+		require.NoError(w, tr.Publish(w.Context(), &transport.Message{
+			To: transport.Address{Name: "user.created"}, ID: "bad", Key: long, CorrelationID: long, Body: []byte("{\x00\n" + long)}))
+		told.wait(w, 1)
+		e := w.journal(b, bus.JournalQuery{CorrelationID: long})[0]
+		require.Equal(w, []any{bus.StageDeadLettered, bus.CodeInvalid, "bad", 5003}, []any{e.Stage, e.Code, e.ID, e.BodySize})
+		require.Equal(w, "{\x00\n"+long[:4093], e.Body)
+		require.Len(w, e.Key, 256)
+		require.Contains(w, e.String(), `body={\x00\nxxx`)
+		require.True(w, strings.HasSuffix(e.String(), "xxx… and 907 bytes"), e.String())
+	})
+}
+
+func TestJournalCutsErrors(t *testing.T) {
+	everywhere(t, func(w *world) {
+		b := w.bus(bus.Config{Journal: bus.JournalConfig{Size: 10}})
+		require.NoError(w, bus.Handle(w.Context(), b, func(context.Context, createUser) (userID, error) {
+			return "", errors.New(strings.Repeat("long ", 1000))
+		}))
+		_, err := bus.Execute(w.Context(), b, createUser{Name: "ada"})
+		require.Error(w, err)
+		for _, e := range w.journal(b, bus.JournalQuery{}) {
+			require.Len(w, e.Err, 1024)
+			require.Equal(w, bus.CodeFailed, e.Code)
+		}
+	})
+}
+
+func TestJournalIsBesideObservers(t *testing.T) {
+	everywhere(t, func(w *world) {
+		cfg := bus.Config{Journal: bus.JournalConfig{Size: 10}}
+		one, two := newRecord[bus.Record](), newRecord[bus.Record]()
+		observers := make([]bus.Observer, 1, 4)
+		observers[0] = one.add
+		cfg.Observers = observers
+		cfg.Observers = observers
+		first := w.bus(cfg)
+		observers = append(observers, two.add) // in the same array
+		b := w.bus(bus.Config{Observers: observers, Journal: cfg.Journal})
+		require.NoError(w, bus.Publish(w.Context(), b, userCreated{}))
+		require.Len(w, w.journal(b, bus.JournalQuery{}), 1)
+		require.Len(w, one.all(), 1)
+		require.Len(w, two.all(), 1)
+		require.NoError(w, bus.Publish(w.Context(), first, userCreated{}))
+		require.Len(w, w.journal(first, bus.JournalQuery{}), 1)
+		require.Len(w, one.all(), 2)
+		require.Len(w, two.all(), 1)
+	})
+}
+
+func TestNoJournal(t *testing.T) {
+	everywhere(t, func(w *world) {
+		b := w.bus(bus.Config{})
+		entries, err := b.Journal(bus.JournalQuery{})
+		require.Nil(w, entries)
+		require.Equal(w, bus.CodeInvalid, bus.CodeOf(err))
+		require.EqualError(w, err, "journal: this bus keeps no journal: set Config.Journal, such as its Size")
+	})
+}
+
+func TestJournalSettings(t *testing.T) {
+	for what, c := range map[string]struct {
+		cfg  bus.JournalConfig
+		want string // "" for valid
+	}{
+		"off":                    {},
+		"all":                    {cfg: bus.JournalConfig{Size: 1_000_000, MaxAge: time.Nanosecond, Bodies: true, MaxBody: 1 << 20}},
+		"negative size":          {bus.JournalConfig{Size: -1}, "Config.Journal: Size -1 is negative; 0 is the default"},
+		"size over the limit":    {bus.JournalConfig{Size: 1_000_001}, "Config.Journal: Size 1000001 is over 1000000; observe the bus and store its records elsewhere"},
+		"negative age":           {bus.JournalConfig{MaxAge: -time.Second}, "Config.Journal: MaxAge -1s is negative; 0 is no limit"},
+		"negative body":          {bus.JournalConfig{Bodies: true, MaxBody: -1}, "Config.Journal: MaxBody -1 is negative; 0 is the default"},
+		"body over the limit":    {bus.JournalConfig{Bodies: true, MaxBody: 1<<20 + 1}, "Config.Journal: MaxBody 1048577 is over 1048576"},
+		"limit without bodies":   {bus.JournalConfig{MaxBody: 100}, "Config.Journal: MaxBody is set and Bodies is not"},
+		"all that is wrong":      {bus.JournalConfig{Size: -1, MaxAge: -1}, "Config.Journal: Size -1 is negative; 0 is the default\nConfig.Journal: MaxAge -1ns is negative; 0 is no limit"},
+		"default size with age":  {cfg: bus.JournalConfig{MaxAge: time.Hour}},
+		"default size with body": {cfg: bus.JournalConfig{Bodies: true}},
+	} {
+		err := bus.Config{Journal: c.cfg}.Validate()
+		if c.want == "" {
+			require.NoError(t, err, what)
+		} else {
+			require.EqualError(t, err, c.want, what)
+		}
+		if err != nil {
+			_, err = bus.New(memory.New(memory.Config{}), bus.Config{Journal: c.cfg})
+			require.Equal(t, bus.CodeInvalid, bus.CodeOf(err), what)
+		}
+	}
+	b, err := bus.New(memory.New(memory.Config{}), bus.Config{Journal: bus.JournalConfig{MaxAge: time.Hour}})
+	require.NoError(t, err)
+	defer b.Close(context.Background())
+	for range 1001 {
+		require.NoError(t, bus.Publish(context.Background(), b, userCreated{}))
+	}
+	entries, err := b.Journal(bus.JournalQuery{})
+	require.NoError(t, err)
+	require.Len(t, entries, 1000, "the default size")
+}
+
+func TestJournalEntriesAreJSON(t *testing.T) {
+	everywhere(t, func(w *world) {
+		b := w.bus(bus.Config{Journal: bus.JournalConfig{Bodies: true}})
+		require.NoError(w, bus.Handle(w.Context(), b, func(context.Context, createUser) (userID, error) { return "", errOops }))
+		_, err := bus.Execute(w.Context(), b, createUser{Name: "ada"})
+		require.Error(w, err)
+		require.NoError(w, bus.Publish(w.Context(), b, userCreated{}, bus.WithDelay(time.Hour)))
+		all := w.journal(b, bus.JournalQuery{})
+		require.Len(w, all, 3)
+		text, err := json.Marshal(all)
+		require.NoError(w, err)
+		var fields []map[string]any
+		require.NoError(w, json.Unmarshal(text, &fields))
+		for _, entry := range fields {
+			for field := range entry {
+				require.Regexp(w, `^[a-z_]+$`, field)
+			}
+		}
+		var back []bus.JournalEntry
+		require.NoError(w, json.Unmarshal(text, &back))
+		for i := range all {
+			require.True(w, all[i].Time.Equal(back[i].Time))
+			require.True(w, all[i].SentAt.Equal(back[i].SentAt))
+			all[i].Time, all[i].SentAt = back[i].Time, back[i].SentAt
+		}
+		require.Equal(w, all, back)
+	})
+	for _, text := range []string{`{"stage":"unknown"}`, `{"kind":"unknown"}`, `{"kind":""}`} {
+		require.ErrorContains(t, json.Unmarshal([]byte(text), new(bus.JournalEntry)), "unknown ")
+	}
+}
+
+func TestJournalEntryOnOneLine(t *testing.T) {
+	hostile := "a\nb\x1b[31m\u202e\xff\u2028"
+	e := bus.JournalEntry{
+		Stage: bus.StageHandled, Kind: bus.KindEvent, Name: hostile, Group: hostile, Handler: hostile, ID: hostile, Session: hostile,
+		CorrelationID: hostile + "2", CausationID: hostile, Key: hostile, Code: bus.Code(hostile), Err: hostile, Body: hostile, BodySize: len(hostile),
+	}
+	line := e.String()
+	require.NotContains(t, line, "\n")
+	for _, r := range line {
+		require.True(t, unicode.IsPrint(r), "%q in %q", r, line)
+	}
+	require.Equal(t, 11, strings.Count(line, `a\nb\x1b[31m\u202e\xff\u2028`), line)
+	require.Equal(t, "0001-01-01T00:00:00.000Z unknown unknown", bus.JournalEntry{}.String())
+	require.Equal(t, `0001-01-01T00:00:00.000Z sent command user.create id="a b" session="c=\"d\"" code=busy`, bus.JournalEntry{
+		Stage: bus.StageSent, Kind: bus.KindCommand, Name: "user.create", ID: "a b", CorrelationID: "a b", Session: `c="d"`, Code: bus.CodeBusy}.String())
+}
+
+// Entries are whole and in order while the ring is written to from all sides.
+func TestJournalUnderLoad(t *testing.T) {
+	everywhere(t, func(w *world) {
+		const writers, each = 8, 50
+		b, told := w.observed(w.open(), bus.Config{Journal: bus.JournalConfig{Size: 7, Bodies: true}})
+		require.NoError(w, bus.Handle(w.Context(), b, create))
+		stop := make(chan struct{})
+		var readers, wg sync.WaitGroup
+		check := func(newest bool) {
+			var last uint64
+			for i, e := range w.journal(b, bus.JournalQuery{Newest: newest}) {
+				if i > 0 {
+					require.Equal(w, newest, e.Number < last, "in order")
+				}
+				last = e.Number
+				want := fmt.Sprintf(`{"Name":"%s"}`, e.ID)
+				require.Equal(w, []string{want, e.ID}, []string{e.Body, e.CorrelationID}, "of one message")
+			}
+		}
+		for i := range 2 {
+			readers.Go(func() {
+				for {
+					select {
+					case <-stop:
+						return
+					default:
+						check(i == 0)
+						runtime.Gosched()
+					}
+				}
+			})
+		}
+		for i := range writers {
+			wg.Go(func() {
+				for k := range each {
+					id := strings.Repeat(fmt.Sprintf("%d-%d.", i, k), 1+k%5)
+					_, err := bus.Execute(w.Context(), b, createUser{Name: id}, bus.WithID(id))
+					if err != nil {
+						w.Error(err)
+					}
+				}
+			})
+		}
+		wg.Wait()
+		close(stop)
+		readers.Wait()
+		total := uint64(len(told.all()))
+		require.Equal(w, uint64(2*writers*each), total)
+		entries := w.journal(b, bus.JournalQuery{})
+		require.Len(w, entries, 7)
+		for i, e := range entries {
+			require.Equal(w, total-6+uint64(i), e.Number)
+		}
+	})
+}
+
+// The journal keeps nothing of a message alive.
+func TestJournalLetsMessagesGo(t *testing.T) {
+	b, err := bus.New(memory.New(memory.Config{}), bus.Config{Service: "svc", Journal: bus.JournalConfig{Bodies: true}})
+	require.NoError(t, err)
+	defer b.Close(context.Background())
+	require.NoError(t, bus.Handle(context.Background(), b, func(context.Context, *deleteUser) (userID, error) { return "", errOops }))
+	gone := func() weak.Pointer[deleteUser] {
+		c := &deleteUser{ID: userID(strings.Repeat("x", 100))}
+		_, err := bus.Execute(context.Background(), b, c)
+		require.Error(t, err)
+		return weak.Make(c)
+	}()
+	for range 10 {
+		runtime.GC()
+	}
+	require.Nil(t, gone.Value())
+	entries, err := b.Journal(bus.JournalQuery{})
+	require.NoError(t, err)
+	require.Len(t, entries, 2)
+	require.Contains(t, entries[0].Body, "xxx")
+}
+
+type deleteUser struct {
+	bus.Command[userID]
+	ID userID
+}
+
+// What the journal costs, beside no observer and one that does nothing.
+func BenchmarkJournal(b *testing.B) {
+	nothing := []bus.Observer{func(bus.Record) {}}
+	for _, c := range []struct {
+		name string
+		cfg  bus.Config
+	}{
+		{"off", bus.Config{}},
+		{"observer that does nothing", bus.Config{Observers: nothing}},
+		{"on", bus.Config{Journal: bus.JournalConfig{Size: 1000}}},
+		{"with bodies", bus.Config{Journal: bus.JournalConfig{Size: 1000, Bodies: true}}},
+	} {
+		c.cfg.Service = "bench"
+		m, err := bus.New(memory.New(memory.Config{}), c.cfg)
+		require.NoError(b, err)
+		b.Cleanup(func() { require.NoError(b, m.Close(context.Background())) })
+		require.NoError(b, bus.Handle(b.Context(), m, add))
+		ctx := context.Background()
+		execute := func(b *testing.B) {
+			if v, err := bus.Execute(ctx, m, addCommand{A: 1, B: 2}); v != 3 || err != nil {
+				b.Fatal(v, err)
+			}
+		}
+		b.Run("execute/"+c.name, func(b *testing.B) {
+			b.ReportAllocs()
+			for b.Loop() {
+				execute(b)
+			}
+		})
+		b.Run("execute in parallel/"+c.name, func(b *testing.B) {
+			b.ReportAllocs()
+			b.RunParallel(func(pb *testing.PB) {
+				for pb.Next() {
+					execute(b)
+				}
+			})
+		})
+		b.Run("publish/"+c.name, func(b *testing.B) {
+			b.ReportAllocs()
+			for b.Loop() {
+				if err := bus.Publish(ctx, m, userCreated{ID: "1"}); err != nil {
+					b.Fatal(err)
+				}
+			}
+		})
+	}
+}
+
+func BenchmarkJournalQuery(b *testing.B) {
+	m, err := bus.New(memory.New(memory.Config{}), bus.Config{Service: "bench", Journal: bus.JournalConfig{Size: 1000}})
+	require.NoError(b, err)
+	b.Cleanup(func() { require.NoError(b, m.Close(context.Background())) })
+	for range 1000 {
+		require.NoError(b, bus.Publish(b.Context(), m, userCreated{}))
+	}
+	for name, q := range map[string]bus.JournalQuery{"all": {}, "none": {ID: "unknown"}} {
+		b.Run(name, func(b *testing.B) {
+			b.ReportAllocs()
+			for b.Loop() {
+				if _, err := m.Journal(q); err != nil {
+					b.Fatal(err)
+				}
+			}
+		})
+	}
+}
