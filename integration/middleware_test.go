@@ -1,13 +1,21 @@
 package integration_test
 
 import (
+	"bytes"
 	"context"
 	"errors"
+	"fmt"
+	"log/slog"
+	"slices"
+	"strings"
+	"sync"
 	"testing"
+	"time"
 
 	"github.com/stretchr/testify/require"
 
 	"github.com/jitney-bus/jitney/bus"
+	"github.com/jitney-bus/jitney/bus/middleware"
 )
 
 // A middleware that cannot be built is an error of the registration, which says
@@ -93,6 +101,273 @@ func TestMiddlewareThatRefusesACommand(t *testing.T) {
 				require.Equal(w, 1, e.Attempts)
 				require.Equal(w, 1, calls)
 			}
+		}
+	})
+}
+
+// Stock middleware runs in the order of the list, on both chains, for both kinds.
+func TestStockMiddlewareOrder(t *testing.T) {
+	everywhere(t, func(w *world) {
+		trace := newRecord[string]()
+		// check is a stock middleware that tells when it is asked.
+		check := func(name string) bus.Middleware {
+			return middleware.Validate(func(_ context.Context, m *bus.Message) error {
+				trace.add(name + " " + m.Name)
+				return nil
+			})
+		}
+		b := w.bus(bus.Config{
+			Sending:   []bus.Middleware{check("send1"), middleware.Commands(check("send commands")), middleware.Events(check("send events")), check("send2")},
+			Receiving: []bus.Middleware{check("recv1"), middleware.Events(check("recv events")), check("recv2")},
+		})
+		own := bus.WithMiddleware(check("own1"), middleware.Commands(check("own commands")), check("own2"))
+		require.NoError(w, bus.Handle(w.Context(), b, create, own))
+		heard := newRecord[string]()
+		_, err := bus.Subscribe(w.Context(), b, func(context.Context, userCreated) error { heard.add("handled"); return nil }, own)
+		require.NoError(w, err)
+
+		_, err = bus.Execute(w.Context(), b, createUser{Name: "a"})
+		require.NoError(w, err)
+		require.Equal(w, []string{
+			"send1 user.create", "send commands user.create", "send2 user.create",
+			"recv1 user.create", "recv2 user.create", "own1 user.create", "own commands user.create", "own2 user.create",
+		}, trace.all())
+		trace.reset()
+		require.NoError(w, bus.Publish(w.Context(), b, userCreated{ID: "a"}))
+		heard.wait(w, 1)
+		require.Equal(w, []string{
+			"send1 user.created", "send events user.created", "send2 user.created",
+			"recv1 user.created", "recv events user.created", "recv2 user.created", "own1 user.created", "own2 user.created",
+		}, trace.all())
+	})
+}
+
+func TestRequiredSession(t *testing.T) {
+	everywhere(t, func(w *world) {
+		tr := w.open()
+		server := w.busOn(tr, bus.Config{Receiving: []bus.Middleware{middleware.RequireSession()}})
+		strict := w.bus(bus.Config{Service: "strict", Sending: []bus.Middleware{middleware.RequireSession()}})
+		lax := w.bus(bus.Config{Service: "lax"})
+		heard := newRecord[userID]()
+		require.NoError(w, bus.Handle(w.Context(), server, create))
+		_, err := bus.Subscribe(w.Context(), server, func(_ context.Context, e userCreated) error { heard.add(e.ID); return nil })
+		require.NoError(w, err)
+		s := w.session(strict, "import-42")
+		for what, c := range map[string]struct {
+			ctx  context.Context
+			from bus.Scope
+			fine bool
+		}{
+			"without, sent with the middleware": {w.Context(), strict, false},
+			"without, sent without it":          {w.Context(), lax, false},
+			"without, in the same process":      {w.Context(), server, false},
+			"on the session":                    {w.Context(), s, true},
+			"with the session's context":        {bus.ContextWithSession(w.Context(), "import-42"), strict, true},
+			"sent without it, in a session":     {bus.ContextWithSession(w.Context(), "another"), lax, true},
+		} {
+			_, err := bus.Execute(c.ctx, c.from, createUser{Name: "a"})
+			if c.fine {
+				require.NoError(w, err, what)
+				continue
+			}
+			require.Equal(w, bus.CodeInvalid, bus.CodeOf(err), what)
+			require.ErrorContains(w, err, "execute user.create: it belongs to no session", what)
+		}
+		require.Equal(w, bus.CodeInvalid, bus.CodeOf(bus.Publish(w.Context(), strict, userCreated{ID: "never"})))
+		require.NoError(w, bus.Publish(w.Context(), lax, userCreated{ID: "refused"}))
+		require.NoError(w, bus.Publish(w.Context(), s, userCreated{ID: "fine"}))
+		require.Equal(w, []userID{"fine"}, heard.wait(w, 1))
+		d := w.deadLetters(tr, 1)[0]
+		require.Equal(w, "invalid", d.Code)
+		require.Equal(w, 1, d.Attempts, "no retries")
+	})
+}
+
+func TestValidateTypeOnEverySide(t *testing.T) {
+	everywhere(t, func(w *world) {
+		short := middleware.ValidateType(func(_ context.Context, c *createUser) error {
+			if len(c.Name) > 3 {
+				return &bus.Error{Message: "name is too long", Wire: "too-long", Details: map[string]string{"max": "3"}}
+			}
+			return nil
+		})
+		tooLong := errors.New("too long")
+		errs := map[string]error{"too-long": tooLong}
+		server := w.bus(bus.Config{Receiving: []bus.Middleware{short}, Errors: errs})
+		require.NoError(w, bus.Handle(w.Context(), server, create))
+		for _, from := range []*bus.Bus{
+			server, w.bus(bus.Config{Service: "caller", Errors: errs}),
+			w.bus(bus.Config{Service: "sending", Errors: errs, Sending: []bus.Middleware{short}}),
+		} {
+			_, err := bus.Execute(w.Context(), from, createUser{Name: "ada"})
+			require.NoError(w, err)
+			_, err = bus.Execute(w.Context(), from, createUser{Name: "augusta"})
+			require.Equal(w, bus.CodeInvalid, bus.CodeOf(err))
+			require.ErrorContains(w, err, "execute user.create: name is too long")
+			var e *bus.Error
+			require.ErrorAs(w, err, &e)
+			require.Equal(w, "3", e.Details["max"])
+			require.Equal(w, "too-long", e.Wire)
+			require.Zero(w, e.Attempts, "nothing ran")
+		}
+	})
+}
+
+type requestID struct{}
+
+// A value of the sender's context reaches every handler down the line.
+func TestCorrelationAcrossProcesses(t *testing.T) {
+	everywhere(t, func(w *world) {
+		get := func(ctx context.Context) string { id, _ := ctx.Value(requestID{}).(string); return id }
+		set := func(ctx context.Context, id string) context.Context { return context.WithValue(ctx, requestID{}, id) }
+		m := []bus.Middleware{middleware.Correlation("Request-Id", get, set)}
+		front := w.bus(bus.Config{Service: "front", Sending: m, Receiving: m})
+		middle := w.bus(bus.Config{Service: "middle", Sending: m, Receiving: m})
+		deaf := w.bus(bus.Config{Service: "deaf"})
+		require.NoError(w, bus.Handle(w.Context(), middle, func(ctx context.Context, c createUser) (userID, error) {
+			if err := bus.Publish(ctx, middle, userCreated{}); err != nil {
+				return "", err
+			}
+			return userID(get(ctx)), nil
+		}))
+		heard := newRecord[string]()
+		for _, b := range []*bus.Bus{front, deaf} {
+			_, err := bus.Subscribe(w.Context(), b, func(ctx context.Context, e userCreated) error {
+				meta, _ := bus.MetaFrom(ctx)
+				heard.add(meta.Group + ": " + get(ctx) + " " + meta.Header("Request-Id"))
+				return nil
+			})
+			require.NoError(w, err)
+		}
+		for _, from := range []*bus.Bus{front, middle} {
+			id, err := bus.Execute(set(w.Context(), "r-7"), from, createUser{Name: "a"})
+			require.NoError(w, err)
+			require.Equal(w, userID("r-7"), id)
+		}
+		require.ElementsMatch(w, []string{"front: r-7 r-7", "front: r-7 r-7", "deaf:  r-7", "deaf:  r-7"}, heard.wait(w, 4))
+		_, err := bus.Execute(set(w.Context(), "line\nbreak"), front, createUser{Name: "a"})
+		require.Equal(w, bus.CodeInvalid, bus.CodeOf(err), "what cannot travel is not sent")
+	})
+}
+
+// OnPanic hears of the panics of handlers, of both kinds, and the outcome is what it
+// would be without it.
+func TestOnPanic(t *testing.T) {
+	everywhere(t, func(w *world) {
+		told := newRecord[string]()
+		tr := w.open()
+		b := w.busOn(tr, bus.Config{Receiving: []bus.Middleware{
+			middleware.Recover(middleware.OnPanic(func(_ context.Context, m *bus.Message, value any, stack string) {
+				told.add(fmt.Sprint(m.Name, " ", m.Attempt, " ", value, " ", strings.Contains(stack, "middleware_test.go")))
+			})),
+			middleware.Commands(func(next bus.Func) bus.Func {
+				return func(ctx context.Context, m *bus.Message) (any, error) {
+					if _, err := next(ctx, m); err != nil {
+						return nil, err
+					}
+					panic("inner")
+				}
+			}),
+		}})
+		require.NoError(w, bus.HandleNone(w.Context(), b, func(context.Context, resetAll) error { return nil }))
+		require.NoError(w, bus.Handle(w.Context(), b, func(context.Context, createUser) (userID, error) { panic("handler") }))
+		_, err := bus.Subscribe(w.Context(), b, func(context.Context, userCreated) error { panic("listener") })
+		require.NoError(w, err)
+		for _, from := range []*bus.Bus{b, w.bus(bus.Config{Service: "caller"})} {
+			_, err = bus.Execute(w.Context(), from, createUser{Name: "a"})
+			require.Equal(w, bus.CodePanic, bus.CodeOf(err))
+			require.Equal(w, bus.CodePanic, bus.CodeOf(bus.Do(w.Context(), from, resetAll{})))
+		}
+		require.Equal(w, []string{
+			"user.create 1 handler true", "reset.all 1 inner true", "user.create 1 handler true", "reset.all 1 inner true",
+		}, told.all())
+		told.reset()
+		require.NoError(w, bus.Publish(w.Context(), b, userCreated{}))
+		d := w.deadLetters(tr, 1)[0]
+		require.Equal(w, "panic", d.Code)
+		require.Contains(w, d.Stack, "middleware_test.go")
+		require.Equal(w, 4, d.Attempts)
+		require.Equal(w, "user.created 4 listener true", told.all()[3])
+	})
+}
+
+// buffer is a log that handlers write to concurrently.
+type buffer struct {
+	mu  sync.Mutex
+	out bytes.Buffer
+}
+
+func (b *buffer) Write(p []byte) (int, error) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	return b.out.Write(p)
+}
+
+// lines returns what was logged, sorted.
+func (b *buffer) lines() []string {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	all := strings.Split(strings.TrimSpace(b.out.String()), "\n")
+	slices.Sort(all)
+	return all
+}
+
+func TestLoggingAndTimings(t *testing.T) {
+	everywhere(t, func(w *world) {
+		out := new(buffer)
+		log := slog.New(slog.NewTextHandler(out, &slog.HandlerOptions{Level: slog.LevelDebug, ReplaceAttr: func(_ []string, a slog.Attr) slog.Attr {
+			if a.Key == slog.TimeKey || a.Key == "elapsed" {
+				return slog.Attr{}
+			}
+			return a
+		}}))
+		var sent, handled middleware.Timings
+		b := w.bus(bus.Config{
+			Sending:   []bus.Middleware{middleware.Logging(log), sent.Middleware},
+			Receiving: []bus.Middleware{middleware.Logging(log), handled.Middleware},
+		})
+		require.NoError(w, bus.Handle(w.Context(), b, func(_ context.Context, c createUser) (userID, error) {
+			time.Sleep(time.Second)
+			if c.Name == "fails" {
+				return "", errOops
+			}
+			return "x", nil
+		}))
+		heard := newRecord[int]()
+		_, err := bus.Subscribe(w.Context(), b, func(ctx context.Context, _ userCreated) error {
+			m, _ := bus.MetaFrom(ctx)
+			defer heard.add(m.Attempt)
+			if m.Attempt == 1 {
+				return errOops
+			}
+			return nil
+		})
+		require.NoError(w, err)
+		ctx := bus.ContextWithSession(w.Context(), "s")
+		_, err = bus.Execute(ctx, b, createUser{Name: "secret"}, bus.WithID("c1"))
+		require.NoError(w, err)
+		_, err = bus.Execute(w.Context(), b, createUser{Name: "fails"}, bus.WithID("c2"))
+		require.Error(w, err)
+		require.NoError(w, bus.Publish(w.Context(), b, userCreated{Note: "secret"}, bus.WithID("e1")))
+		heard.wait(w, 2)
+		settle(time.Second)
+		require.Equal(w, []string{
+			`level=DEBUG msg="message handled" name=user.create kind=command id=c1 session=s handler=svc attempt=1`,
+			`level=DEBUG msg="message handled" name=user.created kind=event id=e1 group=svc handler=default attempt=2`,
+			`level=DEBUG msg="message sent" name=user.create kind=command id=c1 session=s`,
+			`level=DEBUG msg="message sent" name=user.created kind=event id=e1`,
+			`level=WARN msg="message failed" name=user.create kind=command id=c2 err="execute user.create: oops"`,
+			`level=WARN msg="message failed" name=user.create kind=command id=c2 handler=svc attempt=1 err=oops`,
+			`level=WARN msg="message failed" name=user.created kind=event id=e1 group=svc handler=default attempt=1 err=oops`,
+		}, out.lines())
+		for _, times := range []*middleware.Timings{&sent, &handled} {
+			all := times.Snapshot()
+			require.Len(w, all, 2)
+			require.Equal(w, "user.create", all[0].Name)
+			require.Equal(w, uint64(2), all[0].Count)
+			require.Equal(w, uint64(1), all[0].Failures)
+			require.GreaterOrEqual(w, all[0].Min, time.Second)
+			require.Less(w, all[0].Max, 2*time.Second)
 		}
 	})
 }

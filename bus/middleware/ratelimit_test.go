@@ -55,7 +55,7 @@ func TestRateLimitOfInfinity(t *testing.T) {
 }
 
 func TestRateLimitPerNameAndSession(t *testing.T) {
-	messages := []*bus.Message{of("a", ""), of("a", "1"), of("a", "2"), of("b", ""), of("b", "1"), of("b 1", "")}
+	messages := []*bus.Message{of("a", ""), of("a", "1"), of("a", "2"), of("b", ""), of("b", "1"), of("b1", "")}
 	for what, tt := range map[string]struct {
 		opts []middleware.RateOption
 		want []bool // let in, after those before it

@@ -79,7 +79,7 @@ func (o *retryOptions) run(ctx context.Context, m *bus.Message, next bus.Func, p
 	began := time.Now()
 	for run := 1; ; run++ {
 		v, err := next(ctx, numbered(m, run))
-		if err == nil || run >= policy.Attempts() || ctx.Err() != nil || !o.transient(err) {
+		if err == nil || run >= policy.Attempts() || !o.transient(err) {
 			return v, err
 		}
 		delay, ok := bus.RetryDelay(err)

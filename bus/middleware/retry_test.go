@@ -188,5 +188,12 @@ func TestRetryEndsWithTheContext(t *testing.T) {
 		_, err = middleware.Retry(steady)(a.handle)(ctx, handledCommand())
 		require.Equal(t, context.Canceled, err)
 		require.Equal(t, 1, a.runs)
+
+		for range 50 { // also when there is no delay to be cut short
+			a = &answers{errs: repeat(bus.RetryAfter(0, errOops), 100)}
+			_, err = middleware.Retry(steady)(a.handle)(ctx, handledCommand())
+			require.ErrorIs(t, err, errOops)
+			require.Equal(t, 1, a.runs)
+		}
 	})
 }

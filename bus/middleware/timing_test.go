@@ -63,6 +63,9 @@ func TestTimingPercentiles(t *testing.T) {
 		"all sizes": func() time.Duration { return time.Duration(math.Exp(random.Float64() * 38)) },
 		"equal":     func() time.Duration { return 123456789 },
 		"tiny":      func() time.Duration { return time.Duration(random.IntN(40)) },
+		"widest": func() time.Duration {
+			return []time.Duration{1, 17<<20 - 1, 17<<20 - 1, 17<<20 - 1, time.Hour}[random.IntN(5)]
+		},
 		"two peaks": func() time.Duration { return []time.Duration{time.Millisecond, time.Hour}[random.IntN(2)] },
 	}
 	for what, next := range draw {
@@ -83,6 +86,8 @@ func TestTimingPercentiles(t *testing.T) {
 				require.Equal(t, ds[999], got.Max)
 				for p, d := range map[int]time.Duration{50: got.P50, 90: got.P90, 95: got.P95, 99: got.P99} {
 					require.InDelta(t, ds[10*p-1], d, 0.04*float64(ds[10*p-1]), "p%d", p)
+					require.GreaterOrEqual(t, d, got.Min)
+					require.LessOrEqual(t, d, got.Max)
 				}
 			})
 		})
