@@ -173,11 +173,11 @@ func (s *Session) end(ctx context.Context, reason EndReason, cause error) error 
 	}
 	// The handler that called has to return first.
 	behind := s.own.catchUp(ctx, from)
-	s.b.sessions.ending.Go(func() {
+	go func() { // whoever waits for the session waits for done
 		ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), s.b.cfg.CloseTimeout)
 		defer cancel()
 		s.finish(ctx, behind)
-	})
+	}()
 	return behind
 }
 

@@ -13,8 +13,6 @@ type sessions struct {
 	// open holds those that have not ended, also while they open and close.
 	open    map[string]*Session
 	closing bool
-
-	ending sync.WaitGroup // sessions that end on goroutines of their own
 }
 
 func newSessions(b *Bus) *sessions {
@@ -85,7 +83,6 @@ func (ss *sessions) close(ctx context.Context) error {
 		})
 	}
 	wg.Wait()
-	ss.ending.Wait()
 	return errors.Join(errs...)
 }
 
@@ -99,10 +96,10 @@ func (ss *sessions) expire() {
 		}
 		s.reason, s.err = EndExpired, ErrSessionExpired
 		s.own.stop(ErrSessionExpired)
-		ss.ending.Go(func() {
+		go func() { // whoever waits for the session waits for done
 			ctx, cancel := context.WithTimeout(context.Background(), closeGrace)
 			defer cancel()
 			s.finish(ctx, errorf(CodeClosed, "close", "", "session %q: %w", s.id, ErrSessionExpired))
-		})
+		}()
 	}
 }
