@@ -183,6 +183,48 @@ func TestRequiredSession(t *testing.T) {
 	})
 }
 
+// One event that is refused takes no other of its batch with it.
+func TestValidationOfABatch(t *testing.T) {
+	everywhere(t, func(w *world) {
+		tr := w.open()
+		b := w.busOn(tr, bus.Config{Receiving: []bus.Middleware{
+			middleware.RequireSession(),
+			middleware.ValidateType(func(ctx context.Context, e userCreated) error {
+				m, _ := bus.MetaFrom(ctx)
+				if m.Session != e.Note {
+					return fmt.Errorf("session %q for %q", m.Session, e.Note)
+				}
+				return nil
+			}),
+		}})
+		handled := newRecord[userID]()
+		_, err := bus.SubscribeBatch(w.Context(), b, func(_ context.Context, events []userCreated) error {
+			for _, e := range events {
+				handled.add(e.ID)
+			}
+			return nil
+		}, bus.WithBatchSize(10), bus.WithLinger(time.Second))
+		require.NoError(w, err)
+		for i := range 10 {
+			ctx, e := bus.ContextWithSession(w.Context(), fmt.Sprint("s", i%2)), userCreated{ID: userID(fmt.Sprint(i)), Note: fmt.Sprint("s", i%2)}
+			switch i {
+			case 3:
+				ctx = w.Context()
+			case 7:
+				e.Note = "another"
+			}
+			require.NoError(w, bus.Publish(ctx, b, e, bus.WithID(fmt.Sprint(i))))
+		}
+		attempts := map[string]int{}
+		for _, d := range w.deadLetters(tr, 2) {
+			require.Equal(w, "invalid", d.Code)
+			attempts[d.Message.ID] = d.Attempts
+		}
+		require.Equal(w, map[string]int{"3": 1, "7": 2}, attempts, "the second check sees what the first lets through")
+		require.ElementsMatch(w, []userID{"0", "1", "2", "4", "5", "6", "8", "9"}, handled.wait(w, 8))
+	})
+}
+
 func TestValidateTypeOnEverySide(t *testing.T) {
 	everywhere(t, func(w *world) {
 		short := middleware.ValidateType(func(_ context.Context, c *createUser) error {

@@ -18,8 +18,8 @@ import (
 //
 // On the sending side get reads the value from the context; "" sends no header,
 // and a header of that key which WithHeader has set stays. On the receiving side
-// set returns the handler's context with the value in it; without the header it is
-// not called. What a handler sends carries the value on.
+// set returns the handler's context with the value in it; without the header, and
+// for a batch, it is not called. What a handler sends carries the value on.
 //
 // Keys and values follow the rules of bus.WithHeader; a value that breaks them is
 // an error of bus.CodeInvalid, and nothing is sent. Whoever may send may claim any

@@ -69,7 +69,10 @@ func TestDeduplicateTellsEventsApart(t *testing.T) {
 }
 
 func TestDeduplicateIsForEventsThatAreHandled(t *testing.T) {
-	for what, m := range onBothChains() {
+	all := onBothChains()
+	all["batch"] = handledEvent()
+	all["batch"].Batch = 1
+	for what, m := range all {
 		var a answers
 		f := middleware.Deduplicate(time.Hour)(a.handle)
 		for range 3 {

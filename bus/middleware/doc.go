@@ -46,6 +46,11 @@
 // handler's own slots (bus.WithConcurrency). What refuses an event there makes it
 // fail, which counts as an attempt.
 //
+// A batch of a bus.SubscribeBatch is one message to its chain: one line of Logging,
+// one time, one turn of a limit, and Correlation has no value for it, as each event
+// may have another. Validate and its like look at each event. Deduplicate lets it
+// pass.
+//
 // For PublishAll and PublishAsync the sending chain ends where the event is
 // collected or queued, before it is stored: Logging and Timings see it sent then,
 // and Retry has nothing to repeat.

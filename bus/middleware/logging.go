@@ -27,7 +27,7 @@ func LogLevels(success, failure slog.Level) LogOption {
 // Logging writes one line for each message, on either chain: "message handled" or
 // "message sent" if the rest of the chain succeeded, "message failed" if not. The
 // attributes are name, kind, id, elapsed and, where there is one, session, group,
-// handler, attempt (on the receiving side) and err. Bodies and headers are never
+// handler, batch (how many events), attempt (on the receiving side) and err. Bodies and headers are never
 // written. The logger gets the message's context, so that a slog.Handler may add
 // what Correlation put there.
 //
@@ -66,7 +66,7 @@ func (o *logOptions) write(ctx context.Context, log *slog.Logger, m *bus.Message
 	if !log.Enabled(ctx, level) {
 		return
 	}
-	attrs := make([]slog.Attr, 0, 9)
+	attrs := make([]slog.Attr, 0, 10)
 	attrs = append(attrs, slog.String("name", m.Name), slog.String("kind", m.Kind.String()), slog.String("id", m.ID))
 	for _, a := range []slog.Attr{
 		slog.String("session", m.Session), slog.String("group", m.Group), slog.String("handler", m.Handler),
@@ -74,6 +74,9 @@ func (o *logOptions) write(ctx context.Context, log *slog.Logger, m *bus.Message
 		if a.Value.String() != "" {
 			attrs = append(attrs, a)
 		}
+	}
+	if m.Batch > 0 {
+		attrs = append(attrs, slog.Int("batch", m.Batch))
 	}
 	if !sending(m) {
 		attrs = append(attrs, slog.Int("attempt", m.Attempt))

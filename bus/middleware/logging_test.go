@@ -47,6 +47,10 @@ func TestLoggingWritesOneLineForEachMessage(t *testing.T) {
 		v, err := f(t.Context(), sentCommand())
 		require.NoError(t, err)
 		require.Equal(t, "done", v)
+		batch := handledEvent()
+		batch.Batch = 7
+		_, err = f(t.Context(), batch)
+		require.NoError(t, err)
 
 		require.NotContains(t, out.String(), "secret")
 		elapsed := float64(2 * time.Millisecond)
@@ -55,6 +59,8 @@ func TestLoggingWritesOneLineForEachMessage(t *testing.T) {
 				"group": "mailer", "handler": "default", "attempt": 3.0, "elapsed": elapsed},
 			{"level": "WARN", "msg": "message failed", "name": "user.create", "kind": "command", "id": "c1", "elapsed": elapsed, "err": "oops"},
 			{"level": "DEBUG", "msg": "message sent", "name": "user.create", "kind": "command", "id": "c1", "elapsed": elapsed},
+			{"level": "DEBUG", "msg": "message handled", "name": "user.created", "kind": "event", "id": "e1",
+				"group": "mailer", "handler": "default", "batch": 7.0, "attempt": 1.0, "elapsed": elapsed},
 		}, lines(t, &out))
 	})
 }

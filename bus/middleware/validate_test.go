@@ -56,6 +56,43 @@ func TestValidateWithAContextThatHasEnded(t *testing.T) {
 	require.False(t, bus.IsPermanent(err))
 }
 
+// Of a batch each event is asked about, and what is right comes again without what
+// is wrong.
+func TestValidateOfABatch(t *testing.T) {
+	var asked []string
+	var end answers
+	f := middleware.ValidateType(func(_ context.Context, b *book) error {
+		asked = append(asked, b.Name)
+		if b.Name == "bad" {
+			return errOops
+		}
+		return nil
+	})(end.handle)
+	batch := func(books ...book) error {
+		m := handledEvent()
+		m.Value, m.Batch = books, len(books)
+		_, err := f(t.Context(), m)
+		return err
+	}
+	require.NoError(t, batch(book{"a"}, book{"b"}))
+	require.Equal(t, []string{"a", "b"}, asked)
+	require.Equal(t, 1, end.runs)
+
+	var items bus.ItemErrors
+	require.ErrorAs(t, batch(book{"a"}, book{"bad"}, book{"c"}), &items)
+	require.Equal(t, 1, end.runs)
+	require.Len(t, items, 3)
+	require.True(t, bus.IsPermanent(items[1]))
+	require.Equal(t, bus.CodeInvalid, bus.CodeOf(items[1]))
+	require.ErrorIs(t, items[1], errOops)
+	for _, i := range []int{0, 2} {
+		require.False(t, bus.IsPermanent(items[i]))
+		delay, ok := bus.RetryDelay(items[i])
+		require.True(t, ok)
+		require.Zero(t, delay)
+	}
+}
+
 type titled interface{ Title() string }
 
 type book struct{ Name string }
