@@ -28,8 +28,7 @@ import (
 // What fn sends with its ctx belongs to the session and the correlation of the
 // batch's events if they share one, and names no cause; sent with ItemContext(ctx,
 // i) it is caused by that event. Middleware, of the bus and of the handler, wraps the
-// batch as one message with an id of its own, whose Value is the []E and whose Batch
-// counts it; filters see each event.
+// batch as one message, with its events in Message.Events; filters see each event.
 //
 // Every event is kept alive from when it was fetched. When one loses its lease all
 // the same, ctx is cancelled with ErrLeaseLost, and the others go back to the group
@@ -52,7 +51,11 @@ func SubscribeBatch[E any](ctx context.Context, s Scope, fn func(context.Context
 		if !ok {
 			return errorf(CodeInvalid, "", "", "batch of type %T where the handler takes %T", v, events)
 		}
-		return fn(ctx, events)
+		err = fn(ctx, events)
+		if items, ok := err.(ItemErrors); ok && !items.any() {
+			return nil // so that the chain sees a success
+		}
+		return err
 	}, all)
 }
 
@@ -125,22 +128,20 @@ func (o *subscribeOptions) checkBatch(b *Bus) {
 // handled in ctx, and false for an index that the batch does not have, and outside a
 // batch handler.
 func MetaAt(ctx context.Context, i int) (Meta, bool) {
-	b := batchFrom(ctx)
-	if b == nil || i < 0 || i >= len(b.flights) {
-		return Meta{}, false
+	if k := batchFrom(ctx).item(i); k != nil {
+		return k.meta(), true
 	}
-	return b.item(i).meta(), true
+	return Meta{}, false
 }
 
 // ItemContext returns ctx as a handler of the event at index i alone would have it:
 // MetaFrom, DerivedID and what is sent with it are that event's. It returns ctx
 // itself for an index that the batch does not have, and outside a batch handler.
 func ItemContext(ctx context.Context, i int) context.Context {
-	b := batchFrom(ctx)
-	if b == nil || i < 0 || i >= len(b.flights) {
-		return ctx
+	if k := batchFrom(ctx).item(i); k != nil {
+		return itemContext{ctx, k}
 	}
-	return itemContext{ctx, b.item(i)}
+	return ctx
 }
 
 type itemContext struct {
@@ -163,6 +164,16 @@ func (c itemContext) Value(key any) any {
 // a Permanent or RetryAfter around it holds for each of its errors that is neither.
 // With an index that the batch does not have all events have failed.
 type ItemErrors map[int]error
+
+// any reports whether an event has failed.
+func (e ItemErrors) any() bool {
+	for _, err := range e {
+		if err != nil {
+			return true
+		}
+	}
+	return false
+}
 
 // Error says how many events have failed.
 func (e ItemErrors) Error() string {

@@ -29,14 +29,27 @@ type Message struct {
 	// Group, Handler and Attempt are as in Meta; empty on the sending side.
 	Group, Handler string
 	Attempt        int
-	// Batch is how many events Value, a slice of them, holds for a batch handler,
-	// and 0 otherwise. ID is then the batch's, made anew for each run; Attempt is
-	// the highest of its events; Session and CorrelationID are what all share.
-	Batch int
+	// Events are the events of a batch, when a batch handler is to run, and nil for
+	// one message. Value is then the slice that the handler takes, in the same
+	// order; ID is made anew for each run; Attempt is the highest of the events';
+	// Session and CorrelationID are what all share.
+	Events []*Message
 
 	out outgoing
 	ran *atomic.Bool // receiving a command: its handler has been called
+	in  *batchCall   // receiving a batch
+
+	refused bool // one of Events: the handler is not given it
+	refusal error
 }
+
+// Refuse takes one of a batch's Events out of it, before next is called: the handler
+// is not given it, and err is its result, as if the handler had returned that for
+// this event alone; nil is done.
+func (m *Message) Refuse(err error) { m.refused, m.refusal = true, sane(err) }
+
+// Refused reports whether one of a batch's Events was refused, and with which error.
+func (m *Message) Refused() (refused bool, err error) { return m.refused, m.refusal }
 
 // outgoing is what a message needs on the sending side only.
 type outgoing struct {

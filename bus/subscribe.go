@@ -104,6 +104,9 @@ func (s *scope) subscribe(ctx context.Context, t reflect.Type, inner func(contex
 	}
 	if len(b.cfg.Receiving)+len(o.middleware) > 0 {
 		l.run = protect(chain(b.cfg.Receiving, chain(o.middleware, func(ctx context.Context, m *Message) (any, error) {
+			if m.in != nil {
+				return nil, m.in.handle(ctx)
+			}
 			return nil, inner(ctx, m.Value)
 		})))
 	}

@@ -220,7 +220,7 @@ func TestValidationOfABatch(t *testing.T) {
 			require.Equal(w, "invalid", d.Code)
 			attempts[d.Message.ID] = d.Attempts
 		}
-		require.Equal(w, map[string]int{"3": 1, "7": 2}, attempts, "the second check sees what the first lets through")
+		require.Equal(w, map[string]int{"3": 1, "7": 1}, attempts)
 		require.ElementsMatch(w, []userID{"0", "1", "2", "4", "5", "6", "8", "9"}, handled.wait(w, 8))
 	})
 }

@@ -78,7 +78,7 @@ func Deduplicate(window time.Duration, opts ...DedupOption) bus.Middleware {
 	d := newDedup(window, o)
 	return func(next bus.Func) bus.Func {
 		return func(ctx context.Context, m *bus.Message) (any, error) {
-			if m.Kind != bus.KindEvent || m.Batch > 0 || sending(m) {
+			if m.Kind != bus.KindEvent || m.Events != nil || sending(m) {
 				return next(ctx, m)
 			}
 			return d.once(ctx, m, next)

@@ -71,7 +71,7 @@ func TestDeduplicateTellsEventsApart(t *testing.T) {
 func TestDeduplicateIsForEventsThatAreHandled(t *testing.T) {
 	all := onBothChains()
 	all["batch"] = handledEvent()
-	all["batch"].Batch = 1
+	all["batch"].Events = []*bus.Message{handledEvent()}
 	for what, m := range all {
 		var a answers
 		f := middleware.Deduplicate(time.Hour)(a.handle)

@@ -75,8 +75,8 @@ func (o *logOptions) write(ctx context.Context, log *slog.Logger, m *bus.Message
 			attrs = append(attrs, a)
 		}
 	}
-	if m.Batch > 0 {
-		attrs = append(attrs, slog.Int("batch", m.Batch))
+	if m.Events != nil {
+		attrs = append(attrs, slog.Int("batch", len(m.Events)))
 	}
 	if !sending(m) {
 		attrs = append(attrs, slog.Int("attempt", m.Attempt))

@@ -48,7 +48,7 @@ func TestLoggingWritesOneLineForEachMessage(t *testing.T) {
 		require.NoError(t, err)
 		require.Equal(t, "done", v)
 		batch := handledEvent()
-		batch.Batch = 7
+		batch.Events = make([]*bus.Message, 7)
 		_, err = f(t.Context(), batch)
 		require.NoError(t, err)
 

@@ -14,8 +14,8 @@ import (
 // refused is a dead letter at once, without retries; so fn should depend on the
 // message alone, and not fail because something cannot be reached.
 //
-// Of a batch (bus.SubscribeBatch) fn is asked about each event. The others of a
-// batch with one that is refused come again at once, which uses up an attempt.
+// Of a batch (bus.SubscribeBatch) fn is asked about each event, and those that are
+// refused are taken out of it.
 //
 // A Validate() error method of a message runs by itself, on both sides, before any
 // middleware.
@@ -25,14 +25,10 @@ func Validate(fn func(ctx context.Context, m *bus.Message) error) bus.Middleware
 	}
 	return func(next bus.Func) bus.Func {
 		return func(ctx context.Context, m *bus.Message) (any, error) {
-			var err error
-			if m.Batch > 0 {
-				err = validateBatch(ctx, m, fn)
-			} else if err = fn(ctx, m); err != nil {
-				err = unacceptable(ctx, m, err)
-			}
-			if err != nil {
-				return nil, err
+			if m.Events != nil {
+				validateBatch(ctx, m, fn)
+			} else if err := fn(ctx, m); err != nil {
+				return nil, unacceptable(ctx, m, err)
 			}
 			return next(ctx, m)
 		}
@@ -94,37 +90,14 @@ func unacceptable(ctx context.Context, m *bus.Message, err error) error {
 	return f
 }
 
-// errTogether is the error of an event that came with one that was refused.
-var errTogether = errors.New("not handled: another event of its batch is invalid")
-
-// validateBatch asks fn about each event of a batch.
-func validateBatch(ctx context.Context, m *bus.Message, fn func(context.Context, *bus.Message) error) error {
-	errs := bus.ItemErrors{}
-	events := reflect.ValueOf(m.Value)
-	for i := range events.Len() {
-		one := item(ctx, m, i, events.Index(i).Interface())
-		if err := fn(bus.ItemContext(ctx, i), one); err != nil {
-			errs[i] = unacceptable(ctx, one, err)
+// validateBatch asks fn about each event of a batch that is still in it.
+func validateBatch(ctx context.Context, m *bus.Message, fn func(context.Context, *bus.Message) error) {
+	for i, e := range m.Events {
+		if refused, _ := e.Refused(); refused {
+			continue
+		}
+		if err := fn(bus.ItemContext(ctx, i), e); err != nil {
+			e.Refuse(unacceptable(ctx, e, err))
 		}
 	}
-	if len(errs) == 0 {
-		return nil
-	}
-	for i := range events.Len() {
-		if errs[i] == nil {
-			errs[i] = bus.RetryAfter(0, errTogether)
-		}
-	}
-	return errs
-}
-
-// item returns the event at index i of a batch as a message of its own.
-func item(ctx context.Context, m *bus.Message, i int, value any) *bus.Message {
-	one := *m
-	one.Value, one.Batch = value, 0
-	if meta, ok := bus.MetaAt(ctx, i); ok {
-		one.ID, one.Session, one.Key, one.Attempt = meta.ID, meta.Session, meta.Key, meta.Attempt
-		one.CorrelationID, one.CausationID, one.Header = meta.CorrelationID, meta.CausationID, meta.Headers()
-	}
-	return &one
 }

@@ -56,8 +56,7 @@ func TestValidateWithAContextThatHasEnded(t *testing.T) {
 	require.False(t, bus.IsPermanent(err))
 }
 
-// Of a batch each event is asked about, and what is right comes again without what
-// is wrong.
+// Of a batch each event is asked about, and what is wrong is taken out.
 func TestValidateOfABatch(t *testing.T) {
 	var asked []string
 	var end answers
@@ -68,28 +67,27 @@ func TestValidateOfABatch(t *testing.T) {
 		}
 		return nil
 	})(end.handle)
-	batch := func(books ...book) error {
-		m := handledEvent()
-		m.Value, m.Batch = books, len(books)
-		_, err := f(t.Context(), m)
-		return err
+	m := handledEvent()
+	for _, name := range []string{"a", "bad", "gone", "c"} {
+		e := handledEvent()
+		e.Value = book{name}
+		m.Events = append(m.Events, e)
 	}
-	require.NoError(t, batch(book{"a"}, book{"b"}))
-	require.Equal(t, []string{"a", "b"}, asked)
+	m.Events[2].Refuse(nil)
+	_, err := f(t.Context(), m)
+	require.NoError(t, err)
 	require.Equal(t, 1, end.runs)
-
-	var items bus.ItemErrors
-	require.ErrorAs(t, batch(book{"a"}, book{"bad"}, book{"c"}), &items)
-	require.Equal(t, 1, end.runs)
-	require.Len(t, items, 3)
-	require.True(t, bus.IsPermanent(items[1]))
-	require.Equal(t, bus.CodeInvalid, bus.CodeOf(items[1]))
-	require.ErrorIs(t, items[1], errOops)
-	for _, i := range []int{0, 2} {
-		require.False(t, bus.IsPermanent(items[i]))
-		delay, ok := bus.RetryDelay(items[i])
-		require.True(t, ok)
-		require.Zero(t, delay)
+	require.Equal(t, []string{"a", "bad", "c"}, asked)
+	for i, want := range []bool{false, true, true, false} {
+		refused, err := m.Events[i].Refused()
+		require.Equal(t, want, refused, i)
+		if i == 1 {
+			require.True(t, bus.IsPermanent(err))
+			require.Equal(t, bus.CodeInvalid, bus.CodeOf(err))
+			require.ErrorIs(t, err, errOops)
+		} else {
+			require.NoError(t, err)
+		}
 	}
 }
 

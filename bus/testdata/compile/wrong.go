@@ -35,6 +35,10 @@ func right(ctx context.Context, b *bus.Bus) {
 	_ = bus.Do(ctx, b, deleteUser{ID: id}, bus.WithTimeout(time.Second))
 	_ = bus.Publish(ctx, b, userCreated{}, bus.WithKey("a"), bus.WithHeader("A", "b"))
 	_, _ = bus.Subscribe(ctx, b, func(context.Context, userCreated) error { return nil }, bus.WithGroup("a"), bus.WithConcurrency(1))
+	_, _ = bus.SubscribeBatch(ctx, b, func(context.Context, []*userCreated) error { return nil }, bus.WithGroup("a"), bus.WithName("b"),
+		bus.WithPrivate(), bus.WithStart(bus.All()), bus.WithRetry(resilience.Retry{}), bus.WithConcurrency(1), bus.WithMiddleware(),
+		bus.WithFilter(), bus.WithBatchSize(1), bus.WithBatchBytes(1), bus.WithLinger(time.Second))
+	_, _ = bus.PublishAsync(ctx, b, userCreated{}, bus.WithKey("a"), bus.WithID("b"), bus.WithTimeout(time.Second))
 }
 
 func handlers(ctx context.Context, b *bus.Bus) {
@@ -45,6 +49,7 @@ func handlers(ctx context.Context, b *bus.Bus) {
 	_ = bus.HandleNone(ctx, b, func(context.Context, createUser) error { return nil })              // want: createUser) does not satisfy bus.Returning[bus.None]
 	_, _ = bus.Subscribe(ctx, b, func(context.Context, userCreated) (int, error) { return 0, nil }) // want: does not match inferred type func(context.Context, userCreated) error
 	_, _ = bus.Subscribe(ctx, b, func(userCreated) error { return nil })                            // want: does not match func(context.Context, E) error
+	_, _ = bus.SubscribeBatch(ctx, b, func(context.Context, userCreated) error { return nil })      // want: does not match func(context.Context, []E) error
 }
 
 func calls(ctx context.Context, b *bus.Bus) {
@@ -71,16 +76,23 @@ func defined(ctx context.Context, b *bus.Bus) {
 func options(ctx context.Context, b *bus.Bus) {
 	create := func(context.Context, createUser) (userID, error) { return "", nil }
 	created := func(context.Context, userCreated) error { return nil }
-	_, _ = bus.Execute(ctx, b, createUser{}, bus.WithKey("a"))          // want: does not implement bus.ExecuteOption
-	_, _ = bus.Execute(ctx, b, createUser{}, bus.WithConcurrency(1))    // want: does not implement bus.ExecuteOption
-	_ = bus.Do(ctx, b, deleteUser{}, bus.WithDelay(time.Second))        // want: does not implement bus.ExecuteOption
-	_ = bus.Do(ctx, b, deleteUser{}, bus.WithAt(time.Time{}))           // want: does not implement bus.ExecuteOption
-	_ = bus.Publish(ctx, b, userCreated{}, bus.WithReceipt(nil))        // want: does not implement bus.PublishOption
-	_ = bus.Publish(ctx, b, userCreated{}, bus.WithGroup("a"))          // want: does not implement bus.PublishOption
-	_ = bus.Handle(ctx, b, create, bus.WithGroup("a"))                  // want: does not implement bus.HandleOption
-	_ = bus.Handle(ctx, b, create, bus.WithRetry(resilience.Retry{}))   // want: does not implement bus.HandleOption
-	_ = bus.Handle(ctx, b, create, bus.WithID("a"))                     // want: does not implement bus.HandleOption
-	_, _ = bus.Subscribe(ctx, b, created, bus.WithReceipt(nil))         // want: does not implement bus.SubscribeOption
-	_, _ = bus.Subscribe(ctx, b, created, bus.WithTimeout(time.Second)) // want: does not implement bus.SubscribeOption
-	_, _ = bus.Subscribe(ctx, b, created, bus.WithStart(time.Time{}))   // want: as bus.Start value
+	batch := func(context.Context, []userCreated) error { return nil }
+	_, _ = bus.Execute(ctx, b, createUser{}, bus.WithKey("a"))           // want: does not implement bus.ExecuteOption
+	_, _ = bus.Execute(ctx, b, createUser{}, bus.WithConcurrency(1))     // want: does not implement bus.ExecuteOption
+	_ = bus.Do(ctx, b, deleteUser{}, bus.WithDelay(time.Second))         // want: does not implement bus.ExecuteOption
+	_ = bus.Do(ctx, b, deleteUser{}, bus.WithAt(time.Time{}))            // want: does not implement bus.ExecuteOption
+	_ = bus.Publish(ctx, b, userCreated{}, bus.WithReceipt(nil))         // want: does not implement bus.PublishOption
+	_ = bus.Publish(ctx, b, userCreated{}, bus.WithGroup("a"))           // want: does not implement bus.PublishOption
+	_ = bus.Handle(ctx, b, create, bus.WithGroup("a"))                   // want: does not implement bus.HandleOption
+	_ = bus.Handle(ctx, b, create, bus.WithRetry(resilience.Retry{}))    // want: does not implement bus.HandleOption
+	_ = bus.Handle(ctx, b, create, bus.WithID("a"))                      // want: does not implement bus.HandleOption
+	_ = bus.Handle(ctx, b, create, bus.WithBatchSize(1))                 // want: does not implement bus.HandleOption
+	_, _ = bus.Subscribe(ctx, b, created, bus.WithBatchSize(1))          // want: does not implement bus.SubscribeOption
+	_, _ = bus.Subscribe(ctx, b, created, bus.WithLinger(time.Second))   // want: does not implement bus.SubscribeOption
+	_, _ = bus.SubscribeBatch(ctx, b, batch, bus.WithPriority(1))        // want: does not implement bus.BatchOption
+	_, _ = bus.SubscribeBatch(ctx, b, batch, bus.WithKey("a"))           // want: does not implement bus.BatchOption
+	_, _ = bus.PublishAsync(ctx, b, userCreated{}, bus.WithReceipt(nil)) // want: does not implement bus.PublishOption
+	_, _ = bus.Subscribe(ctx, b, created, bus.WithReceipt(nil))          // want: does not implement bus.SubscribeOption
+	_, _ = bus.Subscribe(ctx, b, created, bus.WithTimeout(time.Second))  // want: does not implement bus.SubscribeOption
+	_, _ = bus.Subscribe(ctx, b, created, bus.WithStart(time.Time{}))    // want: as bus.Start value
 }

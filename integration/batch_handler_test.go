@@ -1,0 +1,435 @@
+package integration_test
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"slices"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/stretchr/testify/require"
+
+	"github.com/jitney-bus/jitney/bus"
+	"github.com/jitney-bus/jitney/bus/middleware"
+	"github.com/jitney-bus/jitney/resilience"
+	"github.com/jitney-bus/jitney/transport"
+)
+
+func TestBatchHandlerKnowsEachEvent(t *testing.T) {
+	everywhere(t, func(w *world) {
+		b := w.bus(bus.Config{})
+		done := newRecord[int]()
+		_, err := bus.SubscribeBatch(w.Context(), b, func(ctx context.Context, events []*userCreated) error {
+			_, ok := bus.MetaFrom(ctx)
+			require.False(w, ok, "it has no one message")
+			require.Empty(w, bus.DerivedID(ctx, "a"))
+			for _, i := range []int{-1, len(events)} {
+				_, ok := bus.MetaAt(ctx, i)
+				require.False(w, ok)
+				require.Equal(w, ctx, bus.ItemContext(ctx, i))
+			}
+			ids := map[string]bool{}
+			for i, e := range events {
+				m, ok := bus.MetaAt(ctx, i)
+				require.True(w, ok)
+				require.Equal(w, []any{"id-" + string(e.ID), "user.created", "svc", "default", 1, string(e.ID)},
+					[]any{m.ID, m.Name, m.Group, m.Handler, m.Attempt, m.Header("Tag")})
+				item := bus.ItemContext(ctx, i)
+				same, ok := bus.MetaFrom(item)
+				require.True(w, ok)
+				require.Equal(w, m, same)
+				ids[bus.DerivedID(item, "a")] = true
+			}
+			require.Len(w, ids, len(events))
+			done.add(len(events))
+			return nil
+		}, bus.WithBatchSize(3))
+		require.NoError(w, err)
+		for _, id := range []string{"a", "b", "c"} {
+			require.NoError(w, bus.Publish(w.Context(), b, userCreated{ID: userID(id)}, bus.WithID("id-"+id), bus.WithHeader("Tag", id)))
+		}
+		require.Equal(w, []int{3}, done.wait(w, 1))
+		_, ok := bus.MetaAt(w.Context(), 0)
+		require.False(w, ok)
+		require.Equal(w, w.Context(), bus.ItemContext(w.Context(), 0))
+	})
+}
+
+// What a batch handler sends belongs to what all its events share.
+func TestBatchHandlerSends(t *testing.T) {
+	for name, c := range map[string]struct {
+		from            func(w *world, b *bus.Bus) []bus.Scope
+		session, chains bool
+	}{
+		"one session": {func(w *world, b *bus.Bus) []bus.Scope { s := w.session(b, "one"); return []bus.Scope{s, s} }, true, false},
+		"two sessions": {func(w *world, b *bus.Bus) []bus.Scope {
+			return []bus.Scope{w.session(b, "one"), w.session(b, "two")}
+		}, false, false},
+		"one correlation": {func(w *world, b *bus.Bus) []bus.Scope { return []bus.Scope{b, b} }, false, true},
+	} {
+		t.Run(name, func(t *testing.T) {
+			everywhere(t, func(w *world) {
+				b := w.bus(bus.Config{})
+				heard := newRecord[bus.Meta]()
+				_, err := bus.Subscribe(w.Context(), b, func(ctx context.Context, e userDeleted) error {
+					m, _ := bus.MetaFrom(ctx)
+					heard.add(m)
+					return nil
+				}, bus.WithConcurrency(1))
+				require.NoError(w, err)
+				got := newRecord[bus.Meta]()
+				_, err = bus.SubscribeBatch(w.Context(), b, func(ctx context.Context, events []userCreated) error {
+					for i := range events {
+						m, _ := bus.MetaAt(ctx, i)
+						got.add(m)
+					}
+					require.NoError(w, bus.Publish(ctx, b, userDeleted{ID: "all"}))
+					return bus.Publish(bus.ItemContext(ctx, 1), b, userDeleted{ID: "second"})
+				}, bus.WithBatchSize(2), bus.WithLinger(time.Minute))
+				require.NoError(w, err)
+
+				scopes := c.from(w, b)
+				if c.chains {
+					require.NoError(w, bus.HandleNone(w.Context(), b, func(ctx context.Context, _ resetAll) error {
+						publishIDsWith(ctx, w, scopes)
+						return nil
+					}))
+					require.NoError(w, bus.Do(w.Context(), b, resetAll{}))
+				} else {
+					publishIDsWith(w.Context(), w, scopes)
+				}
+				items := got.wait(w, 2)
+				all, second := heard.wait(w, 2)[0], heard.all()[1]
+				require.Empty(w, all.CausationID, "a batch is no one message's doing")
+				require.Equal(w, []string{items[1].ID, items[1].CorrelationID, items[1].Session},
+					[]string{second.CausationID, second.CorrelationID, second.Session})
+				if c.session {
+					require.Equal(w, "one", all.Session)
+				} else {
+					require.Empty(w, all.Session)
+				}
+				if c.chains {
+					require.Equal(w, items[0].CorrelationID, all.CorrelationID)
+				} else {
+					require.Equal(w, all.ID, all.CorrelationID, "a chain of its own")
+				}
+			})
+		})
+	}
+}
+
+func publishIDsWith(ctx context.Context, w *world, scopes []bus.Scope) {
+	for i, s := range scopes {
+		require.NoError(w, bus.Publish(ctx, s, userCreated{ID: userID(fmt.Sprint(i))}))
+	}
+}
+
+func TestBatchesAtOnce(t *testing.T) {
+	everywhere(t, func(w *world) {
+		b := w.bus(bus.Config{})
+		runs := listenBatch(w, b, func(context.Context, []userCreated) error { time.Sleep(10 * time.Second); return nil },
+			bus.WithBatchSize(2), bus.WithConcurrency(3))
+		began := time.Now()
+		publishIDs(w, b, "a", "b", "c", "d", "e", "f", "g", "h")
+		all := runs.wait(w, 4)
+		require.Equal(w, []string{"a b", "c d", "e f", "g h"}, batches(all))
+		for i, r := range all {
+			if i < 3 {
+				require.Less(w, r.at.Sub(began), time.Second)
+			} else {
+				require.GreaterOrEqual(w, r.at.Sub(began), 10*time.Second, "there is room for three")
+			}
+		}
+		settle(time.Minute)
+		require.Len(w, runs.all(), 4)
+	})
+}
+
+func TestBatchHandlerHasItsGroupAlone(t *testing.T) {
+	everywhere(t, func(w *world) {
+		plain := func(b *bus.Bus, opts ...bus.SubscribeOption) (*bus.Subscription, error) {
+			return bus.Subscribe(w.Context(), b, func(context.Context, userCreated) error { return nil }, opts...)
+		}
+		batch := func(b *bus.Bus, opts ...bus.BatchOption) (*bus.Subscription, error) {
+			return bus.SubscribeBatch(w.Context(), b, func(context.Context, []userCreated) error { return nil }, opts...)
+		}
+		refused := func(_ *bus.Subscription, err error) {
+			w.Helper()
+			require.Equal(w, bus.CodeConflict, bus.CodeOf(err), "%v", err)
+			require.ErrorContains(w, err, `subscribe user.created: group "svc" has a handler for it already, and a batch handler has its group alone: give it a WithGroup`)
+		}
+		b := w.bus(bus.Config{})
+		sub, err := plain(b)
+		require.NoError(w, err)
+		refused(batch(b, bus.WithName("other")))
+		require.NoError(w, sub.Close(w.Context()))
+
+		sub, err = batch(b)
+		require.NoError(w, err)
+		refused(plain(b, bus.WithName("other")))
+		refused(batch(b, bus.WithName("other")))
+		_, err = batch(b, bus.WithGroup("elsewhere"))
+		require.NoError(w, err)
+		_, err = plain(b, bus.WithPrivate())
+		require.NoError(w, err)
+		_, err = batch(b, bus.WithPrivate())
+		require.NoError(w, err)
+		require.NoError(w, sub.Close(w.Context()))
+		_, err = plain(b)
+		require.NoError(w, err)
+	})
+}
+
+func TestBatchOptionsThatBreakTheirRules(t *testing.T) {
+	everywhere(t, func(w *world) {
+		b := w.bus(bus.Config{MaxAckPending: 50})
+		subscribe := func(opts ...bus.BatchOption) error {
+			_, err := bus.SubscribeBatch(w.Context(), b, func(context.Context, []userCreated) error { return nil }, opts...)
+			return err
+		}
+		for text, opt := range map[string]bus.BatchOption{
+			"batch size 0 is not between 1 and 10000":       bus.WithBatchSize(0),
+			"batch size 10001 is not between":               bus.WithBatchSize(10001),
+			"batch size 51 is over Config.MaxAckPending 50": bus.WithBatchSize(51),
+			"batch bytes -1 is not positive":                bus.WithBatchBytes(-1),
+			"linger 0s is not positive":                     bus.WithLinger(0),
+			"concurrency 0 is not between":                  bus.WithConcurrency(0),
+			"middleware 0 is nil":                           bus.WithMiddleware(nil),
+			"handler name \"A\" is not":                     bus.WithName("A"),
+			"retry: MaxRetries":                             bus.WithRetry(resilience.Retry{MaxRetries: -7}),
+			"filter : it has no Pass":                       bus.WithFilter(bus.Filter{Value: true}),
+		} {
+			err := subscribe(bus.WithBatchSize(50), opt)
+			require.Equal(w, bus.CodeInvalid, bus.CodeOf(err), text)
+			require.ErrorContains(w, err, text)
+		}
+		_, err := bus.SubscribeBatch(w.Context(), b, (func(context.Context, []userCreated) error)(nil))
+		require.ErrorContains(w, err, "batch handler of integration_test.userCreated is nil")
+		_, err = bus.SubscribeBatch(w.Context(), b, func(context.Context, []createUser) error { return nil })
+		require.ErrorContains(w, err, "is a command")
+	})
+}
+
+func TestPrivateBatchHandler(t *testing.T) {
+	everywhere(t, func(w *world) {
+		fast := resilience.Retry{MaxRetries: 1, Initial: time.Second, Jitter: resilience.NoJitter}
+		var all []*record[batchRun]
+		for range 2 {
+			all = append(all, listenBatch(w, w.bus(bus.Config{}), func(ctx context.Context, events []userCreated) error {
+				if m, _ := bus.MetaAt(ctx, 0); m.Attempt == 1 {
+					return bus.ItemErrors{1: errOops}
+				}
+				return nil
+			}, bus.WithPrivate(), bus.WithRetry(fast)))
+		}
+		publishIDs(w, w.bus(bus.Config{}), "a", "b", "c")
+		settle(time.Minute)
+		for _, runs := range all {
+			require.Equal(w, []string{"a b c", "b#2"}, batches(runs.all()), "each process has its copy, and only what failed waits in it")
+		}
+	})
+}
+
+func TestSessionBatchHandler(t *testing.T) {
+	everywhere(t, func(w *world) {
+		b := w.bus(bus.Config{})
+		var first, second *record[batchRun]
+		plain := newRecord[userID]()
+		require.NoError(w, bus.InSession(w.Context(), b, "job", func(ctx context.Context, s *bus.Session) error {
+			first, second = listenBatch(w, s, nil), listenBatch(w, s, nil, bus.WithBatchSize(2))
+			_, err := bus.Subscribe(ctx, s, func(_ context.Context, e userCreated) error { plain.add(e.ID); return nil }, bus.WithConcurrency(1))
+			require.NoError(w, err)
+			_, err = bus.SubscribeBatch(ctx, s, func(context.Context, []userCreated) error { return nil }, bus.WithGroup("g"))
+			require.ErrorContains(w, err, "in no group")
+			publishIDs(w, b, "elsewhere")
+			publishIDs(w, s, "a", "b", "c")
+			settle(time.Second)
+			return nil
+		}))
+		require.Equal(w, []string{"a b c"}, batches(first.all()))
+		require.Equal(w, []string{"a b", "c"}, batches(second.all()))
+		require.Equal(w, []userID{"a", "b", "c"}, plain.all())
+	})
+}
+
+// What does not reach the handler is dealt with alone.
+func TestBatchLeavesOutWhatCannotBeHandled(t *testing.T) {
+	everywhere(t, func(w *world) {
+		tr := w.open()
+		b := w.busOn(tr, bus.Config{})
+		got := newRecord[string]()
+		_, err := bus.SubscribeBatch(w.Context(), b, func(_ context.Context, events []userDeleted) error {
+			var ids []string
+			for _, e := range events {
+				ids = append(ids, string(e.ID))
+			}
+			got.add(strings.Join(ids, " "))
+			return nil
+		}, bus.WithBatchSize(4), bus.WithLinger(10*time.Second), bus.WithFilter(bus.Filter{
+			Name: "no spam", Value: true, Pass: func(m *bus.Message) bool { return !strings.HasPrefix(deletedID(m), "spam") },
+		}))
+		require.NoError(w, err)
+		publish := func(id string) {
+			m := &transport.Message{To: transport.Address{Name: "user.deleted"}, ID: "m-" + id, Body: []byte(`{"ID":"` + id + `"}`)}
+			switch {
+			case id == "broken":
+				m.Body = []byte(`{"ID":`)
+			case id == "invalid":
+				m.Body = []byte(`{}`)
+			}
+			if w.inProcess {
+				m.Body, m.Value = nil, userDeleted{ID: userID(id)}
+				if id == "invalid" || id == "broken" {
+					m.Value = userDeleted{}
+				}
+			}
+			require.NoError(w, tr.Publish(w.Context(), m))
+		}
+		began := time.Now()
+		for _, id := range []string{"spam1", "a", "broken", "spam2", "b", "invalid", "spam3", "c"} {
+			publish(id)
+		}
+		settle(time.Second)
+		require.Equal(w, []string{"a b"}, got.all(), "what cannot be handled takes its place, what is filtered does not")
+		for _, d := range w.deadLetters(tr, 2) {
+			require.Equal(w, "invalid", d.Code)
+			require.Zero(w, d.Attempts)
+			require.Contains(w, []string{"m-broken", "m-invalid"}, d.Message.ID)
+		}
+		require.Less(w, time.Since(began), 10*time.Second)
+		settle(10 * time.Second)
+		require.Equal(w, []string{"a b", "c"}, got.all())
+		settle(time.Minute)
+		require.Len(w, got.all(), 2, "the filtered are settled")
+	})
+}
+
+func deletedID(m *bus.Message) string {
+	switch e := m.Value.(type) {
+	case userDeleted:
+		return string(e.ID)
+	case *userDeleted:
+		return string(e.ID)
+	}
+	return ""
+}
+
+func TestMiddlewareAroundABatch(t *testing.T) {
+	everywhere(t, func(w *world) {
+		tr := w.open()
+		seen := newRecord[*bus.Message]()
+		outcome := newRecord[error]()
+		b := w.busOn(tr, bus.Config{Receiving: []bus.Middleware{func(next bus.Func) bus.Func {
+			return func(ctx context.Context, m *bus.Message) (any, error) {
+				seen.add(m)
+				v, err := next(ctx, m)
+				outcome.add(err)
+				return v, err
+			}
+		}}})
+		runs := listenBatch(w, b, func(_ context.Context, events []userCreated) error {
+			if len(events) == 2 {
+				return bus.ItemErrors{1: errOops}
+			}
+			return bus.ItemErrors{}
+		}, bus.WithBatchSize(4), thrice, bus.WithMiddleware(func(next bus.Func) bus.Func {
+			return func(ctx context.Context, m *bus.Message) (any, error) {
+				for i, e := range m.Events {
+					item, _ := bus.MetaFrom(bus.ItemContext(ctx, i))
+					require.Equal(w, item.ID, e.ID)
+					switch item.ID {
+					case "refused":
+						e.Refuse(bus.Permanent(errors.New("not welcome")))
+					case "skipped":
+						e.Refuse(nil)
+					}
+				}
+				return next(ctx, m)
+			}
+		}))
+		for _, id := range []string{"refused", "a", "skipped", "b"} {
+			require.NoError(w, bus.Publish(w.Context(), b, userCreated{ID: userID(id)}, bus.WithID(id)))
+		}
+		settle(time.Minute)
+		require.Equal(w, []string{"a b", "b#2"}, batches(runs.all()), "what the middleware took out did not run")
+		m := seen.all()[0]
+		require.Equal(w, []userCreated{{ID: "refused"}, {ID: "a"}, {ID: "skipped"}, {ID: "b"}}, m.Value)
+		require.Equal(w, []any{bus.KindEvent, "user.created", "svc", "default", 1}, []any{m.Kind, m.Name, m.Group, m.Handler, m.Attempt})
+		require.Len(w, m.Events, 4)
+		require.NotContains(w, []string{"refused", "a", "skipped", "b", ""}, m.ID)
+		require.NotEqual(w, m.ID, seen.all()[1].ID)
+		require.Equal(w, 2, seen.all()[1].Attempt)
+		require.Equal(w, bus.ItemErrors{1: errOops}, outcome.all()[0])
+		require.NoError(w, outcome.all()[1], "no item has failed: a success")
+		d := w.deadLetters(tr, 1)[0]
+		require.Equal(w, []string{"refused", "not welcome"}, []string{d.Message.ID, d.Error})
+	})
+}
+
+func TestStockMiddlewareAroundABatch(t *testing.T) {
+	everywhere(t, func(w *world) {
+		tr := w.open()
+		b := w.busOn(tr, bus.Config{Receiving: []bus.Middleware{
+			middleware.RequireSession(), middleware.Limit(1), middleware.Deduplicate(time.Minute), middleware.Timeout(time.Minute),
+		}})
+		runs := listenBatch(w, b, nil, bus.WithBatchSize(5), bus.WithMiddleware(
+			middleware.ValidateType(func(_ context.Context, e userCreated) error {
+				if e.ID == "bad" {
+					return errOops
+				}
+				return nil
+			})))
+		one, two := w.session(b, "one"), w.session(b, "two")
+		publishIDs(w, one, "a")
+		publishIDs(w, two, "bad", "b")
+		publishIDs(w, b, "homeless")
+		publishIDs(w, two, "c")
+		settle(time.Minute)
+		require.Equal(w, []string{"a b c"}, batches(runs.all()))
+		var dead []string
+		for _, d := range w.deadLetters(tr, 2) {
+			require.Equal(w, "invalid", d.Code)
+			dead = append(dead, string(eventOf(w, d).ID))
+		}
+		slices.Sort(dead)
+		require.Equal(w, []string{"bad", "homeless"}, dead)
+	})
+}
+
+func TestObserversSeeEachEventOfABatch(t *testing.T) {
+	everywhere(t, func(w *world) {
+		tr := w.open()
+		b, told := w.observed(tr, bus.Config{})
+		listenBatch(w, b, func(ctx context.Context, events []userCreated) error {
+			time.Sleep(3 * time.Second)
+			if len(events) == 3 {
+				return bus.ItemErrors{0: bus.Permanent(errOops), 2: bus.RetryAfter(20*time.Second, errOops)}
+			}
+			return nil
+		}, bus.WithBatchSize(3))
+		publishIDs(w, b, "a", "b", "c")
+		settle(time.Minute)
+		var lines []string
+		for _, r := range told.all() {
+			if r.Stage != bus.StageSent {
+				e, ok := r.Value().(userCreated)
+				if !ok {
+					e = *r.Value().(*userCreated)
+				}
+				lines = append(lines, string(e.ID)+" "+steps([]bus.Record{r})[0])
+			}
+		}
+		slices.Sort(lines)
+		require.Equal(w, []string{
+			"a dead-lettered user.created svc/default 1 failed",
+			"a handled user.created svc/default 1 ran 3s failed",
+			"b handled user.created svc/default 1 ran 3s",
+			"c handled user.created svc/default 1 ran 3s failed",
+			"c handled user.created svc/default 2 ran 3s",
+			"c retrying user.created svc/default 1 in 20s failed",
+		}, lines)
+		w.deadLetters(tr, 1)
+	})
+}
