@@ -23,16 +23,7 @@ func Validate(fn func(ctx context.Context, m *bus.Message) error) bus.Middleware
 	if fn == nil {
 		return invalid("Validate", "the function is nil")
 	}
-	return func(next bus.Func) bus.Func {
-		return func(ctx context.Context, m *bus.Message) (any, error) {
-			if m.Events != nil {
-				validateBatch(ctx, m, fn)
-			} else if err := fn(ctx, m); err != nil {
-				return nil, unacceptable(ctx, m, err)
-			}
-			return next(ctx, m)
-		}
-	}
+	return func(next bus.Func) bus.Func { return validated(fn, next) }
 }
 
 // ValidateType is Validate for the messages that are a T: a message's type, with
@@ -42,12 +33,13 @@ func ValidateType[T any](fn func(ctx context.Context, v T) error) bus.Middleware
 	if fn == nil {
 		return invalid("ValidateType", "the function for %v is nil", reflect.TypeFor[T]())
 	}
-	return Validate(func(ctx context.Context, m *bus.Message) error {
+	check := func(ctx context.Context, m *bus.Message) error {
 		if v, ok := as[T](m.Value); ok {
 			return fn(ctx, v)
 		}
 		return nil
-	})
+	}
+	return func(next bus.Func) bus.Func { return validated(check, next) }
 }
 
 // as returns v as a T, also where one of the two is a pointer to the other.
@@ -69,12 +61,26 @@ func as[T any](v any) (t T, ok bool) {
 
 // RequireSession refuses messages that belong to no session, like Validate.
 func RequireSession() bus.Middleware {
-	return Validate(func(_ context.Context, m *bus.Message) error {
+	check := func(_ context.Context, m *bus.Message) error {
 		if m.Session == "" {
 			return errors.New("it belongs to no session; send it on a bus.Session, or with bus.ContextWithSession")
 		}
 		return nil
-	})
+	}
+	return func(next bus.Func) bus.Func { return validated(check, next) }
+}
+
+// validated runs next for what fn does not refuse. Each constructor returns a
+// function of its own all the same: Bus.Describe names a middleware by it.
+func validated(fn func(context.Context, *bus.Message) error, next bus.Func) bus.Func {
+	return func(ctx context.Context, m *bus.Message) (any, error) {
+		if m.Events != nil {
+			validateBatch(ctx, m, fn)
+		} else if err := fn(ctx, m); err != nil {
+			return nil, unacceptable(ctx, m, err)
+		}
+		return next(ctx, m)
+	}
 }
 
 // unacceptable is the error of a message that a validation refused.
