@@ -97,4 +97,7 @@
 // Config.Journal the bus keeps the last of them in memory, without bodies and
 // headers, and [Bus.Journal] answers with those of one message, or of all that one
 // message caused.
+//
+// [Bus.Describe] tells how the bus is put together: every handler with its group,
+// priority, retry policy, filters and middleware, as data and as a table.
 package bus

@@ -22,6 +22,8 @@ type listener struct {
 	gone    chan struct{} // closed when it is closed: no run begins
 	drained chan struct{} // closed when, after that, none runs any more
 	once    sync.Once     // closes drained
+
+	reg registered // for Describe
 }
 
 // handle runs the listener. A panic is an error.

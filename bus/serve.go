@@ -25,6 +25,7 @@ type commandHandler struct {
 	typed  any                                     // func(context.Context, C) (R, error)
 	inner  func(context.Context, any) (any, error) // typed, with its value unboxed; a panic is an error
 	run    Func                                    // the receiving chain around inner; nil if there is none
+	own    []Middleware                            // the handler's own part of it
 
 	// slots bounds what runs at once, whichever way it came, and holds one for
 	// each that does.
@@ -60,7 +61,7 @@ func (s *scope) handle(ctx context.Context, h *commandHandler, opts []HandleOpti
 	}
 	h.scope = s
 	h.who = &identity{ids: b.ids, kind: KindCommand, name: h.info.name, handler: b.cfg.Service}
-	h.slots = make(chan struct{}, o.concurrency)
+	h.slots, h.own = make(chan struct{}, o.concurrency), o.middleware
 	if len(b.cfg.Receiving)+len(o.middleware) > 0 {
 		h.run = protect(chain(b.cfg.Receiving, chain(o.middleware, func(ctx context.Context, m *Message) (any, error) {
 			if m.ran != nil {

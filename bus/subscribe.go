@@ -90,6 +90,7 @@ func (s *scope) subscribe(ctx context.Context, t reflect.Type, inner func(contex
 	if err := invalidOptions(op, info.name, o.errs); err != nil {
 		return nil, err
 	}
+	reg := registered{t, o.middleware, o.filters}
 	if !b.cfg.ReceiveFilter.isZero() {
 		o.filters = append([]Filter{b.cfg.ReceiveFilter}, o.filters...)
 	}
@@ -97,7 +98,7 @@ func (s *scope) subscribe(ctx context.Context, t reflect.Type, inner func(contex
 		who:  &identity{ids: b.ids, kind: KindEvent, name: info.name, group: o.group, handler: o.name},
 		name: o.name, priority: o.priority, retry: b.cfg.Retry,
 		sieve: newSieve(o.filters), inner: inner, batch: o.batch, slots: make(chan struct{}, o.concurrency),
-		gone: make(chan struct{}), drained: make(chan struct{}),
+		gone: make(chan struct{}), drained: make(chan struct{}), reg: reg,
 	}
 	if o.private {
 		l.who.private = b.ids.next()

@@ -11,15 +11,12 @@ import (
 	"sync"
 	"testing"
 	"time"
-	"unicode"
-	"weak"
 
 	"github.com/stretchr/testify/require"
 
 	"github.com/jitney-bus/jitney/bus"
 	"github.com/jitney-bus/jitney/resilience"
 	"github.com/jitney-bus/jitney/transport"
-	"github.com/jitney-bus/jitney/transport/memory"
 )
 
 // journal returns what the journal answers.
@@ -303,45 +300,6 @@ func TestNoJournal(t *testing.T) {
 	})
 }
 
-func TestJournalSettings(t *testing.T) {
-	for what, c := range map[string]struct {
-		cfg  bus.JournalConfig
-		want string // "" for valid
-	}{
-		"off":                    {},
-		"all":                    {cfg: bus.JournalConfig{Size: 1_000_000, MaxAge: time.Nanosecond, Bodies: true, MaxBody: 1 << 20}},
-		"negative size":          {bus.JournalConfig{Size: -1}, "Config.Journal: Size -1 is negative; 0 is the default"},
-		"size over the limit":    {bus.JournalConfig{Size: 1_000_001}, "Config.Journal: Size 1000001 is over 1000000; observe the bus and store its records elsewhere"},
-		"negative age":           {bus.JournalConfig{MaxAge: -time.Second}, "Config.Journal: MaxAge -1s is negative; 0 is no limit"},
-		"negative body":          {bus.JournalConfig{Bodies: true, MaxBody: -1}, "Config.Journal: MaxBody -1 is negative; 0 is the default"},
-		"body over the limit":    {bus.JournalConfig{Bodies: true, MaxBody: 1<<20 + 1}, "Config.Journal: MaxBody 1048577 is over 1048576"},
-		"limit without bodies":   {bus.JournalConfig{MaxBody: 100}, "Config.Journal: MaxBody is set and Bodies is not"},
-		"all that is wrong":      {bus.JournalConfig{Size: -1, MaxAge: -1}, "Config.Journal: Size -1 is negative; 0 is the default\nConfig.Journal: MaxAge -1ns is negative; 0 is no limit"},
-		"default size with age":  {cfg: bus.JournalConfig{MaxAge: time.Hour}},
-		"default size with body": {cfg: bus.JournalConfig{Bodies: true}},
-	} {
-		err := bus.Config{Journal: c.cfg}.Validate()
-		if c.want == "" {
-			require.NoError(t, err, what)
-		} else {
-			require.EqualError(t, err, c.want, what)
-		}
-		if err != nil {
-			_, err = bus.New(memory.New(memory.Config{}), bus.Config{Journal: c.cfg})
-			require.Equal(t, bus.CodeInvalid, bus.CodeOf(err), what)
-		}
-	}
-	b, err := bus.New(memory.New(memory.Config{}), bus.Config{Journal: bus.JournalConfig{MaxAge: time.Hour}})
-	require.NoError(t, err)
-	defer b.Close(context.Background())
-	for range 1001 {
-		require.NoError(t, bus.Publish(context.Background(), b, userCreated{}))
-	}
-	entries, err := b.Journal(bus.JournalQuery{})
-	require.NoError(t, err)
-	require.Len(t, entries, 1000, "the default size")
-}
-
 func TestJournalEntriesAreJSON(t *testing.T) {
 	everywhere(t, func(w *world) {
 		b := w.bus(bus.Config{Journal: bus.JournalConfig{Bodies: true}})
@@ -372,23 +330,6 @@ func TestJournalEntriesAreJSON(t *testing.T) {
 	for _, text := range []string{`{"stage":"unknown"}`, `{"kind":"unknown"}`, `{"kind":""}`} {
 		require.ErrorContains(t, json.Unmarshal([]byte(text), new(bus.JournalEntry)), "unknown ")
 	}
-}
-
-func TestJournalEntryOnOneLine(t *testing.T) {
-	hostile := "a\nb\x1b[31m\u202e\xff\u2028"
-	e := bus.JournalEntry{
-		Stage: bus.StageHandled, Kind: bus.KindEvent, Name: hostile, Group: hostile, Handler: hostile, ID: hostile, Session: hostile,
-		CorrelationID: hostile + "2", CausationID: hostile, Key: hostile, Code: bus.Code(hostile), Err: hostile, Body: hostile, BodySize: len(hostile),
-	}
-	line := e.String()
-	require.NotContains(t, line, "\n")
-	for _, r := range line {
-		require.True(t, unicode.IsPrint(r), "%q in %q", r, line)
-	}
-	require.Equal(t, 11, strings.Count(line, `a\nb\x1b[31m\u202e\xff\u2028`), line)
-	require.Equal(t, "0001-01-01T00:00:00.000Z unknown unknown", bus.JournalEntry{}.String())
-	require.Equal(t, `0001-01-01T00:00:00.000Z sent command user.create id="a b" session="c=\"d\"" code=busy`, bus.JournalEntry{
-		Stage: bus.StageSent, Kind: bus.KindCommand, Name: "user.create", ID: "a b", CorrelationID: "a b", Session: `c="d"`, Code: bus.CodeBusy}.String())
 }
 
 // Entries are whole and in order while the ring is written to from all sides.
@@ -445,98 +386,4 @@ func TestJournalUnderLoad(t *testing.T) {
 			require.Equal(w, total-6+uint64(i), e.Number)
 		}
 	})
-}
-
-// The journal keeps nothing of a message alive.
-func TestJournalLetsMessagesGo(t *testing.T) {
-	b, err := bus.New(memory.New(memory.Config{}), bus.Config{Service: "svc", Journal: bus.JournalConfig{Bodies: true}})
-	require.NoError(t, err)
-	defer b.Close(context.Background())
-	require.NoError(t, bus.Handle(context.Background(), b, func(context.Context, *deleteUser) (userID, error) { return "", errOops }))
-	gone := func() weak.Pointer[deleteUser] {
-		c := &deleteUser{ID: userID(strings.Repeat("x", 100))}
-		_, err := bus.Execute(context.Background(), b, c)
-		require.Error(t, err)
-		return weak.Make(c)
-	}()
-	for range 10 {
-		runtime.GC()
-	}
-	require.Nil(t, gone.Value())
-	entries, err := b.Journal(bus.JournalQuery{})
-	require.NoError(t, err)
-	require.Len(t, entries, 2)
-	require.Contains(t, entries[0].Body, "xxx")
-}
-
-type deleteUser struct {
-	bus.Command[userID]
-	ID userID
-}
-
-// What the journal costs, beside no observer and one that does nothing.
-func BenchmarkJournal(b *testing.B) {
-	nothing := []bus.Observer{func(bus.Record) {}}
-	for _, c := range []struct {
-		name string
-		cfg  bus.Config
-	}{
-		{"off", bus.Config{}},
-		{"observer that does nothing", bus.Config{Observers: nothing}},
-		{"on", bus.Config{Journal: bus.JournalConfig{Size: 1000}}},
-		{"with bodies", bus.Config{Journal: bus.JournalConfig{Size: 1000, Bodies: true}}},
-	} {
-		c.cfg.Service = "bench"
-		m, err := bus.New(memory.New(memory.Config{}), c.cfg)
-		require.NoError(b, err)
-		b.Cleanup(func() { require.NoError(b, m.Close(context.Background())) })
-		require.NoError(b, bus.Handle(b.Context(), m, add))
-		ctx := context.Background()
-		execute := func(b *testing.B) {
-			if v, err := bus.Execute(ctx, m, addCommand{A: 1, B: 2}); v != 3 || err != nil {
-				b.Fatal(v, err)
-			}
-		}
-		b.Run("execute/"+c.name, func(b *testing.B) {
-			b.ReportAllocs()
-			for b.Loop() {
-				execute(b)
-			}
-		})
-		b.Run("execute in parallel/"+c.name, func(b *testing.B) {
-			b.ReportAllocs()
-			b.RunParallel(func(pb *testing.PB) {
-				for pb.Next() {
-					execute(b)
-				}
-			})
-		})
-		b.Run("publish/"+c.name, func(b *testing.B) {
-			b.ReportAllocs()
-			for b.Loop() {
-				if err := bus.Publish(ctx, m, userCreated{ID: "1"}); err != nil {
-					b.Fatal(err)
-				}
-			}
-		})
-	}
-}
-
-func BenchmarkJournalQuery(b *testing.B) {
-	m, err := bus.New(memory.New(memory.Config{}), bus.Config{Service: "bench", Journal: bus.JournalConfig{Size: 1000}})
-	require.NoError(b, err)
-	b.Cleanup(func() { require.NoError(b, m.Close(context.Background())) })
-	for range 1000 {
-		require.NoError(b, bus.Publish(b.Context(), m, userCreated{}))
-	}
-	for name, q := range map[string]bus.JournalQuery{"all": {}, "none": {ID: "unknown"}} {
-		b.Run(name, func(b *testing.B) {
-			b.ReportAllocs()
-			for b.Loop() {
-				if _, err := m.Journal(q); err != nil {
-					b.Fatal(err)
-				}
-			}
-		})
-	}
 }

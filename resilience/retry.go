@@ -8,6 +8,7 @@ import (
 	"fmt"
 	"math"
 	"math/rand/v2"
+	"strings"
 	"time"
 )
 
@@ -126,6 +127,49 @@ func (r Retry) Validate() error {
 		bad("Initial is %v, over Max, which is %v; raise Max or lower Initial", d.Initial, d.Max)
 	}
 	return errors.Join(errs...)
+}
+
+// String returns the policy in words, such as "3 retries after 100ms, doubling up
+// to 10s, full jitter".
+func (r Retry) String() string {
+	n := r.Attempts() - 1
+	var s string
+	switch r = r.withDefaults(); {
+	case n == 0:
+		return "no retries"
+	case n == 1:
+		s = "1 retry"
+	case r.MaxRetries == math.MaxInt:
+		s = "endless retries"
+	default:
+		s = fmt.Sprintf("%d retries", n)
+	}
+	s += " after " + short(min(r.Initial, r.Max))
+	switch {
+	case n == 1:
+	case r.Base == 1 || r.Initial >= r.Max:
+		s += " each"
+	case r.Base == 2:
+		s += ", doubling up to " + short(r.Max)
+	default:
+		s += fmt.Sprintf(", times %g up to %s", r.Base, short(r.Max))
+	}
+	if r.Jitter == NoJitter {
+		return s + ", no jitter"
+	}
+	return s + ", full jitter"
+}
+
+// short is d without units that are zero at its end: 1h instead of 1h0m0s.
+func short(d time.Duration) string {
+	s := d.String()
+	if strings.HasSuffix(s, "m0s") {
+		s = strings.TrimSuffix(s, "0s")
+	}
+	if strings.HasSuffix(s, "h0m") {
+		s = strings.TrimSuffix(s, "0m")
+	}
+	return s
 }
 
 // withDefaults replaces what is zero, or cannot be computed with.

@@ -119,6 +119,23 @@ func TestValidate(t *testing.T) {
 	}
 }
 
+func TestRetryString(t *testing.T) {
+	for want, r := range map[string]resilience.Retry{
+		"3 retries after 100ms, doubling up to 10s, full jitter":      {},
+		"1 retry after 2s, no jitter":                                 {MaxRetries: 1, Initial: 2 * time.Second, Jitter: resilience.NoJitter},
+		"no retries":                                                  {MaxRetries: resilience.NoRetries, Initial: time.Second},
+		"5 retries after 1m, doubling up to 1h, full jitter":          {MaxRetries: 5, Initial: time.Minute, Max: time.Hour},
+		"5 retries after 1m10s, times 1.5 up to 2h10m, full jitter":   {MaxRetries: 5, Initial: 70 * time.Second, Max: 130 * time.Minute, Base: 1.5},
+		"2 retries after 1s each, no jitter":                          {MaxRetries: 2, Initial: time.Second, Base: 1, Jitter: resilience.NoJitter},
+		"3 retries after 1h0m10s each, full jitter":                   {Initial: time.Hour + 10*time.Second, Max: time.Hour + 10*time.Second},
+		"endless retries after 100ms, doubling up to 2h, full jitter": {MaxRetries: math.MaxInt, Max: 2 * time.Hour},
+	} {
+		require.NoError(t, r.Validate())
+		require.Equal(t, want, r.String())
+		require.Equal(t, want, fmt.Sprint(r))
+	}
+}
+
 func TestJitterString(t *testing.T) {
 	require.Equal(t, "full none Jitter(-1)", fmt.Sprint(resilience.FullJitter, resilience.NoJitter, resilience.Jitter(-1)))
 }
@@ -166,6 +183,14 @@ func ExampleRetry() {
 	// attempt 3 failed, wait 4s
 	// attempt 4 failed, wait 8s
 	// attempt 5 failed, wait 10s
+}
+
+func ExampleRetry_String() {
+	fmt.Println(resilience.Retry{MaxRetries: 5, Initial: time.Second, Max: time.Minute})
+	fmt.Println(resilience.Retry{MaxRetries: resilience.NoRetries})
+	// Output:
+	// 5 retries after 1s, doubling up to 1m, full jitter
+	// no retries
 }
 
 func ExampleRetry_Validate() {
