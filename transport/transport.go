@@ -96,11 +96,21 @@ type Locator interface {
 // CatchUpper is implemented by the source of a private reader. The bus closes a
 // session only after its listeners have seen what was published in it.
 type CatchUpper interface {
-	// CatchUp returns once Next has handed out every event of the subscription
-	// that was stored before the call, and all but left of the deliveries that
-	// it has handed out are settled for good: acked or terminated. What was nak'd
-	// or released is still to come. ctx's error: not yet. ErrClosed: the source
-	// is.
+	// CatchUp waits for the events of the subscription that were stored before
+	// the call: those whose Publish had returned, except delayed ones that no
+	// reader could get yet. It returns nil once Next has handed out every one of them,
+	// and all but left of the deliveries of them that are out are settled for good:
+	// acked or terminated. What was nak'd or released is to be handed out again.
+	// An event that the driver gives up, because it is no longer stored or by the
+	// driver's bound on what waits, is not waited for any more.
+	//
+	// Events stored later are not waited for, and their deliveries do not count
+	// against left; a driver that has to ask its broker may take those in that are
+	// stored while it asks. A negative left is 0. Several goroutines may be in
+	// CatchUp at once.
+	//
+	// ErrClosed: the source is or was closed meanwhile. An error that is ctx's: not
+	// yet. Any other error: the broker refuses to tell what is stored.
 	CatchUp(ctx context.Context, left int) error
 }
 

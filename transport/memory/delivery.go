@@ -92,6 +92,13 @@ func (d *delivery) settle(how outcome, delay time.Duration) error {
 	d.state = settled
 	if q.group != "" {
 		q.out.remove(d)
+	} else {
+		q.held--
+		if how == handled {
+			q.moved(d.e, 0, -1)
+		} else {
+			q.moved(d.e, +1, -1)
+		}
 	}
 	ws = q.wake(ws)
 	t.mu.Unlock()

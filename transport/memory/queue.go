@@ -25,7 +25,11 @@ type queue struct {
 	unsettled  int // events of a group
 	maxPending int // of out
 	ackWait    time.Duration
-	dropping   bool
+
+	// Of a private reader.
+	dropping bool
+	held     int        // delivered and unsettled
+	catching []*catchUp // who waits for what
 }
 
 // copied is an event with the number of its next delivery.
@@ -54,14 +58,16 @@ func (q *queue) add(e *entry, ws []*waiter) []*waiter {
 
 // drop makes room in a private reader's queue.
 func (q *queue) drop() {
+	var c copied
 	switch {
 	case q.fresh.n > 0:
-		q.fresh.pop()
+		c = q.fresh.pop()
 	case q.again.n > 0:
-		q.again.pop()
+		c = q.again.pop()
 	default:
-		q.delayed.take(never)
+		c, _ = q.delayed.take(never)
 	}
+	q.moved(c.e, -1, 0)
 	q.t.dropped++
 	if !q.dropping {
 		q.dropping = true

@@ -8,7 +8,8 @@ import (
 	"github.com/jitney-bus/jitney/transport"
 )
 
-// source is one reader of a queue; a private reader has its queue alone.
+// source is one reader of a queue; a private reader has its queue alone, and is a
+// privateSource.
 type source struct {
 	t             *Transport
 	q             *queue
@@ -41,7 +42,7 @@ func (t *Transport) Subscribe(ctx context.Context, s transport.Subscription) (tr
 		s.MaxAckPending = 10_000
 	}
 
-	src := &source{t: t, name: s.Name, session: s.Session}
+	src := source{t: t, name: s.Name, session: s.Session}
 	t.mu.Lock()
 	if t.closed {
 		t.mu.Unlock()
@@ -66,7 +67,10 @@ func (t *Transport) Subscribe(ctx context.Context, s transport.Subscription) (tr
 	for _, w := range ws {
 		w.signal()
 	}
-	return src, nil
+	if s.Group == "" {
+		return &privateSource{src}, nil
+	}
+	return &src, nil
 }
 
 // Next returns the next event.
@@ -107,6 +111,9 @@ func (s *source) Next(ctx context.Context) (transport.Delivery, error) {
 	d.q, d.e, d.n, d.msg = q, c.e, c.n, &c.e.msg
 	if q.group != "" {
 		q.lease(d, t.now())
+	} else {
+		q.held++
+		q.moved(c.e, -1, +1)
 	}
 	t.mu.Unlock()
 	if t.cfg.Codec != nil {
@@ -131,6 +138,7 @@ func (s *source) Close(context.Context) error {
 		t.topics[s.name].forget(q, s.session)
 		q.alarm.stop()
 		q.closed = true
+		q.endCatchUps()
 		q.fresh, q.again, q.delayed = ring[copied]{}, ring[copied]{}, later[copied]{}
 	} else {
 		ws = q.wake(ws) // a signal on its way to one of ours was for the group

@@ -106,6 +106,7 @@ func (tp *topic) forget(q *queue, session string) {
 func (tp *topic) close(ws []*waiter) []*waiter {
 	stop := func(q *queue) {
 		q.alarm.stop()
+		q.endCatchUps()
 		ws = q.waiting.takeAll(nil, ws...)
 	}
 	for _, q := range tp.groups {

@@ -44,8 +44,8 @@ const (
 // from it. It knows of a loss by the connection's count of reconnects and the
 // subscription's count of drops, which it compares with each event; by the
 // sequence that each event names as its predecessor's on the subject; and, after
-// silence and after many events, by asking the stream for its last event and for
-// the number of events. Only a loss that is found by that number, of one session
+// silence, after many events and when somebody waits in CatchUp, by asking the
+// stream for its last event and for the number of events. Only a loss that is found by that number, of one session
 // among others, puts events out of the order of the stream, never within a
 // session.
 type liveReader struct {
@@ -55,6 +55,7 @@ type liveReader struct {
 	stream string
 	filter string // the events in the stream
 	live   string // the same events, republished
+	chain  bool   // they have one subject, so that each names the one before
 	forget func() // undoes what opening left with the transport
 
 	life context.Context // ends with Close or with the transport
@@ -65,14 +66,20 @@ type liveReader struct {
 	kick chan struct{} // holds a token while something else than an event needs a look
 
 	mu        sync.Mutex
-	again     []waiting // naks and releases, by time
-	disturbed bool      // the connection came back or is another one
+	again     []waiting                  // naks and releases, by time
+	unsettled map[*liveDelivery]struct{} // queued for Next, or handed out
+	newest    uint64                     // the highest place that was in unsettled
+	disturbed bool                       // the connection came back or is another one
+	asked     []*liveCatchUp             // run has yet to see whether it missed an event
+	catching  []*liveCatchUp             // only Next and settlements are to come
 
 	// Of run alone.
 	sub     *nats.Subscription
 	nc      *nats.Conn
 	resets  uint64            // reconnects of nc that are dealt with
 	drops   int               // drops of sub that are dealt with
+	begun   []*liveCatchUp    // taken from asked
+	base    uint64            // the place before the stream's first
 	cur     uint64            // the last sequence that was handed out
 	sure    uint64            // the sequence up to which none is missing
 	heard   []uint64          // those above sure that were handed out
@@ -107,9 +114,10 @@ func newLiveReader(ctx context.Context, t *Transport, s transport.Subscription) 
 		s.Prefetch = defaultPrefetch
 	}
 	r := &liveReader{
-		c: t.calls, names: t.names, log: t.log.With("name", s.Name), stream: t.names.events(), filter: filter, live: live,
+		c: t.calls, names: t.names, log: t.log.With("name", s.Name), stream: t.names.events(),
+		filter: filter, live: live, chain: s.Session != "",
 		done: make(chan struct{}), in: make(chan *nats.Msg), out: make(chan *liveDelivery, s.Prefetch), kick: make(chan struct{}, 1),
-		seen: map[string]uint64{}, silence: liveSilence,
+		unsettled: map[*liveDelivery]struct{}{}, seen: map[string]uint64{}, silence: liveSilence,
 	}
 	r.life, r.end = context.WithCancel(t.calls.life)
 	if err := r.open(ctx); err != nil {
@@ -180,6 +188,7 @@ func (r *liveReader) Next(ctx context.Context) (transport.Delivery, error) {
 	}
 	select {
 	case d := <-r.out:
+		r.handOut(d)
 		return d, nil
 	case <-r.life.Done():
 		return nil, transport.ErrClosed
@@ -216,6 +225,21 @@ func (r *liveReader) wake() {
 	}
 }
 
+// attend looks for what wake was called for.
+func (r *liveReader) attend() {
+	r.mu.Lock()
+	disturbed := r.disturbed
+	r.disturbed = false
+	r.mu.Unlock()
+	if disturbed {
+		r.soil()
+		r.silence = liveSilence
+	}
+	if r.beginCatchUps() {
+		r.soil()
+	}
+}
+
 // run hands out events until the reader closes.
 func (r *liveReader) run() {
 	defer close(r.done)
@@ -229,20 +253,13 @@ func (r *liveReader) run() {
 			}
 			return
 		case m := <-r.in:
-			if r.hear(m); !r.dirty && len(r.heard) < liveHeard {
+			if r.hear(m); !r.dirty && len(r.kick) == 0 && len(r.heard) < liveHeard {
 				continue // the timer was set for an earlier event, which is early enough
 			}
 		case <-r.kick:
-			r.mu.Lock()
-			disturbed := r.disturbed
-			r.disturbed = false
-			r.mu.Unlock()
-			if disturbed {
-				r.soil()
-				r.silence = liveSilence
-			}
 		case <-timer.C:
 		}
+		r.attend()
 		switch {
 		case r.dirty && !time.Now().Before(r.retryAt):
 			r.recover()

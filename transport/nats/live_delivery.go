@@ -3,7 +3,6 @@ package nats
 import (
 	"context"
 	"slices"
-	"sync/atomic"
 	"time"
 
 	"github.com/nats-io/nats.go/jetstream"
@@ -17,16 +16,18 @@ type liveDelivery struct {
 	r       *liveReader
 	m       *transport.Message
 	seq     uint64
-	n       int // which delivery this is
-	settled atomic.Bool
+	place   uint64 // among all events of the reader, also if the stream is made anew
+	n       int    // which delivery this is
+	out     bool   // Next has returned it; r.mu guards it and settled
+	settled bool
 }
 
 // waiting is an event that a private reader gets again. Only its place in the
 // stream is kept: the copy before may have been changed by who received it.
 type waiting struct {
-	at  time.Time
-	seq uint64
-	n   int
+	at         time.Time
+	seq, place uint64
+	n          int
 }
 
 func (d *liveDelivery) Message() *transport.Message { return d.m }
@@ -42,30 +43,38 @@ func (d *liveDelivery) Term(ctx context.Context, _ string) error { return d.sett
 
 // Nak returns ErrBacklog when too many events of this reader wait already.
 func (d *liveDelivery) Nak(ctx context.Context, delay time.Duration) error {
-	return d.wait(ctx, waiting{at: time.Now().Add(max(delay, 0)), seq: d.seq, n: d.n + 1})
+	return d.wait(ctx, waiting{at: time.Now().Add(max(delay, 0)), seq: d.seq, place: d.place, n: d.n + 1})
 }
 
 func (d *liveDelivery) Release(ctx context.Context) error {
-	return d.wait(ctx, waiting{at: time.Now(), seq: d.seq, n: d.n})
+	return d.wait(ctx, waiting{at: time.Now(), seq: d.seq, place: d.place, n: d.n})
 }
 
 func (d *liveDelivery) Extend(ctx context.Context) error {
-	if d.settled.Load() {
+	d.r.mu.Lock()
+	defer d.r.mu.Unlock()
+	return d.check(ctx)
+}
+
+// check says why d cannot be settled. The caller holds r.mu.
+func (d *liveDelivery) check(ctx context.Context) error {
+	if d.settled {
 		return transport.ErrSettled
 	}
 	return ctx.Err()
 }
 
+// settle settles d for good.
 func (d *liveDelivery) settle(ctx context.Context) error {
-	if d.settled.Load() {
-		return transport.ErrSettled
-	}
-	if err := ctx.Err(); err != nil {
+	r := d.r
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if err := d.check(ctx); err != nil {
 		return err
 	}
-	if !d.settled.CompareAndSwap(false, true) {
-		return transport.ErrSettled
-	}
+	d.settled = true
+	delete(r.unsettled, d)
+	r.moved(d.place, 0, -1)
 	return nil
 }
 
@@ -75,16 +84,19 @@ func (d *liveDelivery) wait(ctx context.Context, w waiting) error {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	switch {
-	case d.settled.Load():
+	case d.settled:
 		return transport.ErrSettled
 	case r.life.Err() != nil:
 		return transport.ErrClosed
 	case len(r.again) >= liveWaiting:
 		return &transport.BacklogError{Limit: liveWaiting}
 	}
-	if err := d.settle(ctx); err != nil {
+	if err := ctx.Err(); err != nil {
 		return err
 	}
+	d.settled = true
+	delete(r.unsettled, d)
+	r.moved(d.place, +1, -1)
 	r.enqueue(w)
 	r.wake()
 	return nil
@@ -126,19 +138,26 @@ func (r *liveReader) redeliver() time.Duration {
 // deliverAgain reports false if w has to wait longer.
 func (r *liveReader) deliverAgain(w waiting) bool {
 	var m *jetstream.RawStreamMsg
-	err := r.call(func(ctx context.Context, js jetstream.JetStream) (err error) {
-		m, err = fromLeader(ctx, js, r.stream, msgRequest{Seq: w.seq})
-		return err
-	})
-	switch {
-	case err == nil:
-		return r.deliver(m, w.n)
-	case isNoMessage(err):
+	gone := w.place <= r.base // with the stream before this one
+	if !gone {
+		err := r.call(func(ctx context.Context, js jetstream.JetStream) (err error) {
+			m, err = fromLeader(ctx, js, r.stream, msgRequest{Seq: w.seq})
+			return err
+		})
+		if err == nil {
+			return r.deliver(m, w.n)
+		}
+		gone = isNoMessage(err)
+	}
+	if gone {
 		r.log.Error("an event that was to be handled again is no longer stored", "sequence", w.seq, "delivery", w.n)
-		return true
 	}
 	r.mu.Lock()
 	defer r.mu.Unlock()
+	if gone {
+		r.moved(w.place, -1, 0)
+		return true
+	}
 	w.at = time.Now().Add(pauseLongest)
 	r.enqueue(w)
 	return false
@@ -147,10 +166,14 @@ func (r *liveReader) deliverAgain(w waiting) bool {
 // deliver queues a copy of an event for Next, waiting until there is room. It
 // reports false when the reader closes first.
 func (r *liveReader) deliver(m *jetstream.RawStreamMsg, n int) bool {
-	d := &liveDelivery{r: r, m: r.names.decode(m.Subject, m.Header, m.Data), seq: m.Sequence, n: n}
+	d := &liveDelivery{r: r, m: r.names.decode(m.Subject, m.Header, m.Data), seq: m.Sequence, place: r.base + m.Sequence, n: n}
 	if d.m.SentAt.IsZero() {
 		d.m.SentAt = m.Time
 	}
+	r.mu.Lock()
+	r.unsettled[d] = struct{}{}
+	r.newest = max(r.newest, d.place)
+	r.mu.Unlock()
 	select {
 	case r.out <- d:
 		return true

@@ -106,13 +106,12 @@ func (r *liveReader) catchUp() error {
 		return err
 	}
 	if len(r.heard) > 0 && !r.gap {
-		whole, err := r.heardAll()
-		if err != nil {
+		switch whole, err := r.heardAll(); {
+		case err != nil:
 			return err
-		}
-		if whole {
+		case whole:
 			r.makeSure(r.cur)
-		} else {
+		case len(r.begun) == 0:
 			r.log.Warn("events were lost on the way and are read from the stream", "after", r.sure, "to", r.cur)
 		}
 	}
@@ -122,6 +121,7 @@ func (r *liveReader) catchUp() error {
 	r.makeSure(max(r.cur, last)) // what is not there was removed
 	clear(r.seen)
 	r.gap = false
+	r.reachCatchUps(true)
 	return nil
 }
 
@@ -143,6 +143,7 @@ func (r *liveReader) last() (last uint64, err error) {
 		st, err := js.Stream(ctx, r.stream)
 		if err == nil && st.CachedInfo().State.LastSeq < r.cur {
 			r.log.Warn("the stream was made anew")
+			r.base += r.cur
 			r.cur, r.sure, r.heard = 0, 0, nil
 			clear(r.seen)
 		}
@@ -151,10 +152,15 @@ func (r *liveReader) last() (last uint64, err error) {
 	return last, err
 }
 
-// heardAll says whether as many events are stored after sure and up to cur as
-// were heard. Where events keep being stored while it counts, a loss of fewer
-// than these would not show; it counts a few times before it lets that pass.
+// heardAll says whether all events after sure and up to cur were heard. It counts
+// those that are stored. Where events keep being stored while it counts, or a
+// replica lags, a loss of fewer than these would not show; it counts a few times
+// before it lets that pass. For those in CatchUp that is not enough: they have all
+// of them read.
 func (r *liveReader) heardAll() (whole bool, err error) {
+	if r.chain || len(r.begun) > 0 {
+		return r.chain, nil
+	}
 	heard := uint64(len(r.heard))
 	err = r.call(func(ctx context.Context, js jetstream.JetStream) error {
 		before, err := r.countAfter(ctx, js, r.cur)
@@ -229,4 +235,5 @@ func (r *liveReader) makeSure(seq uint64) {
 	if r.heard = r.heard[i:]; len(r.heard) == 0 {
 		r.heard = nil
 	}
+	r.reachCatchUps(false)
 }

@@ -34,6 +34,9 @@ type Features struct {
 	// SingleProcess: open returns the same transport each time, because the
 	// messages live in it.
 	SingleProcess bool
+	// NoCatchUp: the source of a private reader is no transport.CatchUpper, so
+	// that a session may end before its listeners have seen its last events.
+	NoCatchUp bool
 	// MaxBody is the largest body that is carried; one byte more is a
 	// *transport.SizeError. 0: there is no limit worth a case.
 	MaxBody int
@@ -80,7 +83,7 @@ func cases() []testCase {
 	for _, group := range [][]testCase{
 		requestCases(), serveCases(), publishCases(), dedupCases(), messageCases(),
 		groupCases(), addressedCases(), settleCases(), leaseCases(), delayCases(), privateCases(),
-		sessionCases(), closeCases(), contextCases(), deadLetterCases(),
+		catchUpCases(), sessionCases(), closeCases(), contextCases(), deadLetterCases(),
 		storeCases(), watchCases(),
 	} {
 		all = append(all, group...)
