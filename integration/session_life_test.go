@@ -332,3 +332,28 @@ func TestSessionsAreListed(t *testing.T) {
 		require.ErrorIs(w, err, bus.ErrClosed)
 	})
 }
+func TestSessionCloseGivesUpOnAStuckHandler(t *testing.T) {
+	everywhere(t, func(w *world) {
+		b := w.bus(bus.Config{CloseTimeout: 3 * time.Second})
+		_, ended := w.lives(w.bus(bus.Config{}))
+		ctx := w.Context()
+		s := w.session(b, "a")
+		cause := newRecord[error]()
+		_, err := bus.Subscribe(ctx, s, func(ctx context.Context, _ userCreated) error {
+			<-ctx.Done()
+			cause.add(context.Cause(ctx))
+			return ctx.Err()
+		})
+		require.NoError(w, err)
+		require.NoError(w, bus.Publish(ctx, s, userCreated{}))
+		began := time.Now()
+		err = s.Close(ctx)
+		require.Equal(w, bus.CodeTimeout, bus.CodeOf(err))
+		require.ErrorContains(w, err, "user.created")
+		require.Less(w, time.Since(began), 5*time.Second)
+		require.ErrorIs(w, cause.wait(w, 1)[0], bus.ErrStopped)
+		e := ended.wait(w, 1)[0]
+		require.Equal(w, bus.EndClosed, e.Reason)
+		require.Contains(w, e.Err, "user.created")
+	})
+}

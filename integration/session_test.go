@@ -2,7 +2,9 @@ package integration_test
 
 import (
 	"context"
+	"errors"
 	"fmt"
+	"strings"
 	"testing"
 	"time"
 
@@ -103,5 +105,46 @@ func TestHandlersOfASessionSendInIt(t *testing.T) {
 		require.Equal(w, "job", m.Session)
 		require.NotEmpty(w, m.CausationID)
 		require.Equal(w, m.CausationID, m.CorrelationID)
+	})
+}
+func TestInSessionHearsItsLastEvents(t *testing.T) {
+	everywhere(t, func(w *world) {
+		b := w.bus(bus.Config{})
+		publisher := w.bus(bus.Config{})
+		for round := range 5 {
+			heard := 0 // not guarded: CatchUp and one at a time order it
+			err := bus.InSession(w.Context(), b, "job", func(ctx context.Context, s *bus.Session) error {
+				_, err := bus.Subscribe(ctx, s, func(ctx context.Context, e userCreated) error {
+					time.Sleep(100 * time.Millisecond)
+					if m, _ := bus.MetaFrom(ctx); m.Attempt == 1 && strings.HasSuffix(string(e.ID), "7") {
+						return errors.New("again")
+					}
+					heard++
+					if e.ID == "last" {
+						return bus.Publish(ctx, b, userDeleted{ID: "last"})
+					}
+					return nil
+				}, bus.WithConcurrency(1))
+				if err != nil {
+					return err
+				}
+				_, err = bus.Subscribe(ctx, s, func(context.Context, userDeleted) error {
+					time.Sleep(100 * time.Millisecond)
+					heard += 100
+					return nil
+				})
+				if err != nil {
+					return err
+				}
+				for i := range 19 {
+					if err := bus.Publish(ctx, publisher, userCreated{ID: userID(fmt.Sprint(i))}); err != nil {
+						return err
+					}
+				}
+				return bus.Publish(ctx, b, userCreated{ID: "last"})
+			})
+			require.NoError(w, err)
+			require.Equal(w, 120, heard, "round %d", round)
+		}
 	})
 }
