@@ -67,7 +67,7 @@ func New(tr transport.Transport, cfg Config) (*Bus, error) {
 		b.inProcess = p.InProcess()
 	}
 	if cfg.Journal.enabled() {
-		b.journal = newJournal(cfg.Journal)
+		b.journal = newJournal(cfg.Journal, codecs)
 		// First, so that whoever another observer wakes finds the record there.
 		b.cfg.Observers = append([]Observer{b.journal.add}, cfg.Observers...)
 	}

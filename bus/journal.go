@@ -23,8 +23,8 @@ type JournalConfig struct {
 	MaxAge time.Duration
 	// Bodies keeps the body of each message too, as JSON. It may be a secret or
 	// personal data: everybody who can call Bus.Journal sees it. A message that
-	// travels encoded as JSON is copied; any other is encoded for each of its
-	// records, which calls its MarshalJSON. Default: no.
+	// travels encoded as JSON is copied; any other is decoded, if it travels encoded,
+	// and made JSON for each of its records, which calls its MarshalJSON. Default: no.
 	Bodies bool
 	// MaxBody is how many bytes of a body are kept. Default 4 KiB, at most 1 MiB.
 	// It is for Bodies.

@@ -1,6 +1,7 @@
 package bus
 
 import (
+	"reflect"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -16,9 +17,10 @@ import (
 // number and then has a slot to itself, so that messages handled side by side do
 // not wait for each other here, nor for who reads.
 type journal struct {
-	cfg   JournalConfig
-	last  atomic.Uint64
-	slots []journalSlot
+	cfg    JournalConfig
+	codecs codec.Set
+	last   atomic.Uint64
+	slots  []journalSlot
 }
 
 // journalSlot holds one record as plain values and one run of bytes, which is used
@@ -60,10 +62,10 @@ const (
 	maxJournalError = 1 << 10
 )
 
-func newJournal(cfg JournalConfig) *journal {
+func newJournal(cfg JournalConfig, codecs codec.Set) *journal {
 	setDefault(&cfg.Size, defaultJournalSize)
 	setDefault(&cfg.MaxBody, defaultJournalBody)
-	return &journal{cfg: cfg, slots: make([]journalSlot, cfg.Size)}
+	return &journal{cfg: cfg, codecs: codecs, slots: make([]journalSlot, cfg.Size)}
 }
 
 // add is an Observer. Whatever calls the user's code comes before the lock.
@@ -82,7 +84,7 @@ func (j *journal) add(r Record) {
 	}
 	var body []byte
 	if j.cfg.Bodies {
-		body = bodyOf(r)
+		body = j.body(r)
 	}
 	kept := body[:min(len(body), j.cfg.MaxBody)]
 	size := len(kept)
@@ -175,15 +177,19 @@ type encoded interface{ envelope() *transport.Message }
 
 func (o outbound) envelope() *transport.Message { return o.m }
 
-// bodyOf returns the message as JSON: as it travels, if it does so, or else made
-// from its value. It is nil for a message that has none, or none that JSON knows.
-func bodyOf(r Record) []byte {
+// body returns the message as JSON: as it travels, if it does so, or else made from
+// its value. It is nil for a message that has none, or none that JSON knows.
+func (j *journal) body(r Record) []byte {
+	v := r.Value()
 	if of, ok := r.of.(encoded); ok {
-		if m := of.envelope(); len(m.Body) > 0 && (m.ContentType == "" || m.ContentType == codec.JSON.ContentType()) {
-			return m.Body
+		if m := of.envelope(); len(m.Body) > 0 {
+			if m.ContentType == "" || m.ContentType == codec.JSON.ContentType() {
+				return m.Body
+			}
+			// Its sender may be changing the value by now: what is encoded has left it.
+			v = j.decode(m, reflect.TypeOf(v))
 		}
 	}
-	v := r.Value()
 	if v == nil {
 		return nil
 	}
@@ -192,6 +198,25 @@ func bodyOf(r Record) []byte {
 		return nil
 	}
 	return body
+}
+
+// decode returns the message as a value of type t, nil if that cannot be.
+func (j *journal) decode(m *transport.Message, t reflect.Type) any {
+	if t == nil {
+		return nil
+	}
+	if t.Kind() == reflect.Pointer {
+		t = t.Elem()
+	}
+	c, err := j.codecs.Lookup(m.ContentType)
+	if err != nil {
+		return nil
+	}
+	v := reflect.New(t).Interface()
+	if err := codec.Decode(c, m.Body, v); err != nil {
+		return nil
+	}
+	return v
 }
 
 // cut returns at most the first n bytes of s, whole characters of it.

@@ -4,11 +4,13 @@ import (
 	"testing"
 
 	"github.com/stretchr/testify/require"
+
+	"github.com/jitney-bus/jitney/codec"
 )
 
 // What the ring does when it goes round between two steps of a writer or a reader.
 func TestJournalSlotOfAnotherRound(t *testing.T) {
-	j := newJournal(JournalConfig{Size: 2})
+	j := newJournal(JournalConfig{Size: 2}, codec.Set{})
 	for range 3 {
 		j.add(Record{Stage: StageSent, Name: "a"})
 	}

@@ -15,6 +15,7 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"github.com/jitney-bus/jitney/bus"
+	"github.com/jitney-bus/jitney/codec/msgpack"
 	"github.com/jitney-bus/jitney/resilience"
 	"github.com/jitney-bus/jitney/transport"
 )
@@ -196,6 +197,34 @@ func TestJournalBodies(t *testing.T) {
 			`user.created 62 {"ID":"bob","Note":"ääääääääää`: 2, // the limit is inside a character
 			`user.create 14 {"Name":"eve"}`:                  2,
 		}, count)
+	})
+}
+
+// What travels in another encoding is JSON in the journal, and a sender may use its
+// event again as soon as PublishAsync has returned.
+func TestJournalBodiesOfOtherCodecs(t *testing.T) {
+	everywhere(t, func(w *world) {
+		b, told := w.observed(w.open(), bus.Config{Codec: msgpack.Codec, Journal: bus.JournalConfig{Bodies: true}})
+		_, err := bus.SubscribeBatch(w.Context(), b, func(_ context.Context, es []*userCreated) error {
+			if !w.inProcess {
+				es[0].ID = "kept by the handler"
+			}
+			return nil
+		})
+		require.NoError(w, err)
+		e := &userCreated{ID: "ada", Note: "n"}
+		p, err := bus.PublishAsync(w.Context(), b, e)
+		require.NoError(w, err)
+		if !w.inProcess {
+			e.ID = "next"
+		}
+		require.NoError(w, p.Wait(w.Context()))
+		told.wait(w, 2)
+		entries := w.journal(b, bus.JournalQuery{})
+		require.Len(w, entries, 2)
+		for _, e := range entries {
+			require.Equal(w, `{"ID":"ada","Note":"n"}`, e.Body, e.Stage)
+		}
 	})
 }
 
