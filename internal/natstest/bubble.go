@@ -7,18 +7,20 @@ import (
 	"testing/synctest"
 	"time"
 
+	"github.com/nats-io/nats-server/v2/server/ats"
 	"github.com/nats-io/nats.go"
 
 	"github.com/jitney-bus/jitney/transport/nats/embedded"
 )
 
-// Bubble runs f in a synctest bubble with an empty server in memory. The
-// package's TestMain must call [Main]. Close in f every connection that it
-// opens, also with t.Cleanup; the server is shut down after that. Simulate
-// minutes rather than days under the race detector: an idle server has timers
-// that fire.
+// Bubble runs f in a synctest bubble with an empty server in memory. Close in f
+// every connection that it opens, also with t.Cleanup; the server is shut down
+// after that. Simulate minutes rather than days under the race detector: an idle
+// server has timers that fire. Nothing else that uses nats.go may run meanwhile.
 func Bubble(t *testing.T, f func(t *testing.T, s *embedded.Server)) {
 	t.Helper()
+	ats.Register() // before the server does, inside
+	defer ats.Unregister()
 	dropPooledTimers()
 	defer dropPooledTimers()
 	synctest.Test(t, func(t *testing.T) {
@@ -73,4 +75,11 @@ func closeConn(t testing.TB, nc *nats.Conn) {
 		}
 		<-closed
 	})
+}
+
+// InBubble reports whether the calling goroutine is in a bubble.
+func InBubble() (yes bool) {
+	defer func() { yes = recover() == nil }()
+	synctest.Wait() // panics outside
+	return true
 }

@@ -6,8 +6,8 @@
 // here and nowhere else:
 //
 //   - the server's stores share one goroutine of the process that keeps the
-//     time. If a bubble started it, the bubble's clock would never advance. [Main]
-//     starts it first.
+//     time. If a bubble started it, the bubble's clock would never advance.
+//     [Bubble] starts it outside.
 //   - nats.go shares a pool of timers, used by Flush and Drain. A timer must not
 //     cross into a bubble or out of it. [Bubble] empties the pool on both sides,
 //     and nothing else may run meanwhile: a package that uses Bubble has no
@@ -19,22 +19,19 @@ import (
 	"os"
 	"testing"
 
-	"github.com/nats-io/nats-server/v2/server/ats"
 	"go.uber.org/goleak"
 )
 
-// sourceSetup is a goroutine of the server that its shutdown does not wait for: it
+// SourceSetup is a goroutine of the server that its shutdown does not wait for: it
 // asks another stream for its messages and gives up after half a minute.
-const sourceSetup = "github.com/nats-io/nats-server/v2/server.(*stream).trySetupSourceConsumer.func3"
+const SourceSetup = "github.com/nats-io/nats-server/v2/server.(*stream).trySetupSourceConsumer.func3"
 
-// Main runs the tests of a package that uses [Bubble], and fails if one left a
-// goroutine behind. It is the whole of TestMain and does not return.
+// Main runs the tests of a package and fails if one left a goroutine behind. It is
+// the whole of TestMain and does not return.
 func Main(m *testing.M) {
-	ats.Register()
 	code := m.Run()
-	ats.Unregister()
 	if code == 0 {
-		if err := goleak.Find(goleak.IgnoreAnyFunction(sourceSetup)); err != nil {
+		if err := goleak.Find(goleak.IgnoreAnyFunction(SourceSetup)); err != nil {
 			fmt.Fprintf(os.Stderr, "goroutines left behind: %v\n", err)
 			code = 1
 		}
