@@ -185,11 +185,9 @@ func TestCloseWhilePublishersWaitForRoom(t *testing.T) {
 // what was not stored, or is not known, is stored once when it is published again.
 func TestPublishAsyncSurvivesACutConnection(t *testing.T) {
 	natstest.Bubble(t, func(t *testing.T, s *embedded.Server) {
-		w := &world{T: t, open: func() transport.Transport {
-			tr, err := nats.Open(t.Context(), nats.Config{Server: s})
-			require.NoError(t, err)
-			return tr
-		}}
+		w := newWorld(t, func(ctx context.Context) (transport.Transport, error) {
+			return nats.Open(ctx, nats.Config{Server: s})
+		})
 		w.keep()
 		cable := natstest.NewCable(s)
 		tr, err := nats.Open(t.Context(), nats.Config{Server: cable})

@@ -41,7 +41,7 @@ func (w *world) places(subjects ...string) []string {
 func TestDescribe(t *testing.T) {
 	everywhere(t, func(w *world) {
 		const policy = "3 retries after 100ms, doubling up to 10s, full jitter"
-		b := w.bus(bus.Config{
+		b := w.bare(w.open(), bus.Config{
 			Sending:       []bus.Middleware{tenant("a"), middleware.RequireSession()},
 			Receiving:     []bus.Middleware{middleware.Recover(), auditing},
 			PublishFilter: filter.Names("user.created"),

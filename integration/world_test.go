@@ -10,46 +10,48 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"github.com/jitney-bus/jitney/bus"
-	"github.com/jitney-bus/jitney/codec"
-	"github.com/jitney-bus/jitney/internal/natstest"
+	"github.com/jitney-bus/jitney/bus/bustest"
+	"github.com/jitney-bus/jitney/bus/bustest/natstest"
+	servers "github.com/jitney-bus/jitney/internal/natstest"
 	"github.com/jitney-bus/jitney/transport"
 	"github.com/jitney-bus/jitney/transport/memory"
-	"github.com/jitney-bus/jitney/transport/nats"
-	"github.com/jitney-bus/jitney/transport/nats/embedded"
 )
 
-func TestMain(m *testing.M) { natstest.Main(m) }
+func TestMain(m *testing.M) { servers.Main(m) }
 
-// world is a broker and the processes around it, in a bubble of fake time.
+// world is a harness with a test in it, in a bubble of fake time. Handlers may fail
+// in it.
 type world struct {
 	*testing.T
+	*bustest.Harness
 	inProcess bool // values pass by reference
-	open      func() transport.Transport
 }
 
 // everywhere runs one behaviour over every transport.
 func everywhere(t *testing.T, f func(w *world)) {
 	t.Run("memory", func(t *testing.T) {
-		synctest.Test(t, func(t *testing.T) { f(memoryWorld(t, memory.Config{})) })
-	})
-	t.Run("memory with codec", func(t *testing.T) {
-		synctest.Test(t, func(t *testing.T) { f(memoryWorld(t, memory.Config{Codec: codec.JSON})) })
-	})
-	t.Run("nats", func(t *testing.T) {
-		natstest.Bubble(t, func(t *testing.T, s *embedded.Server) {
-			f(&world{T: t, open: func() transport.Transport {
-				tr, err := nats.Open(t.Context(), nats.Config{Server: s})
-				require.NoError(t, err)
-				return tr
-			}})
+		synctest.Test(t, func(t *testing.T) {
+			tr := memory.New(memory.Config{})
+			t.Cleanup(func() { require.NoError(t, tr.Close(context.Background())) })
+			w := newWorld(t, func(context.Context) (transport.Transport, error) { return shared{tr}, nil })
+			w.inProcess = true
+			f(w)
 		})
 	})
+	everywhereEncoded(t, func(t *testing.T, h *bustest.Harness) { f(&world{T: t, Harness: h}) }, lenient...)
 }
 
-func memoryWorld(t *testing.T, cfg memory.Config) *world {
-	tr := memory.New(cfg)
-	t.Cleanup(func() { require.NoError(t, tr.Close(context.Background())) })
-	return &world{T: t, inProcess: cfg.Codec == nil, open: func() transport.Transport { return shared{tr} }}
+var lenient = []bustest.Option{bustest.WithoutBus(), bustest.AllowFailures()}
+
+// newWorld is a world on a driver of the caller's.
+func newWorld(t *testing.T, open func(context.Context) (transport.Transport, error)) *world {
+	return &world{T: t, Harness: bustest.New(t, append(lenient, bustest.WithDriver(open))...)}
+}
+
+// everywhereEncoded runs f with a harness over every transport that the test kit has.
+func everywhereEncoded(t *testing.T, f func(t *testing.T, h *bustest.Harness), opts ...bustest.Option) {
+	t.Run("memory with codec", func(t *testing.T) { bustest.Run(t, f, opts...) })
+	t.Run("nats", func(t *testing.T) { natstest.Run(t, f, opts...) })
 }
 
 // shared lets several buses live on one memory transport, as processes do on one
@@ -58,6 +60,12 @@ type shared struct{ *memory.Transport }
 
 func (shared) Close(context.Context) error { return nil }
 
+// open returns the transport of one more process.
+func (w *world) open() transport.Transport {
+	w.Helper()
+	return w.Transport()
+}
+
 // bus starts one more process and closes it when the test ends.
 func (w *world) bus(cfg bus.Config) *bus.Bus {
 	w.Helper()
@@ -65,6 +73,19 @@ func (w *world) bus(cfg bus.Config) *bus.Bus {
 }
 
 func (w *world) busOn(tr transport.Transport, cfg bus.Config) *bus.Bus {
+	w.Helper()
+	if w.Harness == nil {
+		return w.bare(tr, cfg)
+	}
+	joined := w.Join(cfg)
+	if w.inProcess {
+		joined.Sending, joined.Receiving = cfg.Sending, cfg.Receiving // middleware stands in the way of direct calls
+	}
+	return w.bare(tr, joined)
+}
+
+// bare is busOn for a bus that has nothing of the harness in its configuration.
+func (w *world) bare(tr transport.Transport, cfg bus.Config) *bus.Bus {
 	w.Helper()
 	if cfg.Service == "" {
 		cfg.Service = "svc"
