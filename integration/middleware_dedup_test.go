@@ -159,3 +159,30 @@ func TestDeduplicateAcrossProcesses(t *testing.T) {
 		require.Equal(w, "second e1", runs.wait(w, 4)[3], "the store forgets, too")
 	})
 }
+
+// In a batch each event is remembered, or not, for itself.
+func TestDeduplicateOfABatch(t *testing.T) {
+	everywhere(t, func(w *world) {
+		b := w.bus(bus.Config{Receiving: []bus.Middleware{middleware.Deduplicate(time.Hour)}})
+		runs := listenBatch(w, b, func(ctx context.Context, events []userCreated) error {
+			if len(events) == 3 {
+				return bus.ItemErrors{1: errOops}
+			}
+			return nil
+		})
+		publish := func(ids ...string) {
+			settle(3 * time.Minute) // the log has forgotten the ids
+			for _, id := range ids {
+				require.NoError(w, bus.Publish(w.Context(), b, userCreated{ID: userID(id)}, bus.WithID(id)))
+			}
+			settle(time.Minute)
+		}
+		publish("a", "b", "c")
+		require.Equal(w, []string{"a b c", "b#2"}, batches(runs.all()), "what failed ran again")
+		publish("c", "b", "d", "a")
+		require.Equal(w, []string{"a b c", "b#2", "d"}, batches(runs.all()), "the others are dropped")
+		settle(time.Hour)
+		publish("a", "d")
+		require.Equal(w, []string{"a b c", "b#2", "d", "a d"}, batches(runs.all()), "the window has passed")
+	})
+}

@@ -35,11 +35,8 @@ func (d *dedup) once(ctx context.Context, m *bus.Message, next bus.Func) (v any,
 	}
 	succeeded := false
 	defer func() { d.release(key, succeeded) }() // also when the chain panics
-	if d.options.shared {
-		// What is only in the store is not remembered here, where it would last longer.
-		if handled, err := d.lookUp(ctx, m, key); handled || err != nil {
-			return nil, err
-		}
+	if handled, err := d.recall(ctx, m, key); handled || err != nil {
+		return nil, err
 	}
 	if v, err = next(ctx, m); err != nil {
 		return v, err
@@ -104,8 +101,12 @@ const (
 	storeTimeout = 5 * time.Second
 )
 
-// lookUp reports whether some process has handled the event.
-func (d *dedup) lookUp(ctx context.Context, m *bus.Message, key string) (bool, error) {
+// recall reports whether another process has handled the event. What it finds is not
+// remembered in this one, where it would last longer than in the store.
+func (d *dedup) recall(ctx context.Context, m *bus.Message, key string) (bool, error) {
+	if !d.options.shared {
+		return false, nil
+	}
 	bounded, cancel := context.WithTimeout(ctx, storeTimeout)
 	defer cancel()
 	_, err := d.options.store.Get(bounded, storePrefix+key)

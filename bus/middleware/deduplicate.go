@@ -40,9 +40,9 @@ func DedupStore(store transport.Store, log *slog.Logger) DedupOption {
 // Deduplicate keeps a handler from handling an event again that it has handled
 // within the window, and has the event acknowledged instead. Events are told apart
 // by name, session and id, handlers by group and name; every private listener is
-// one of its own. Commands, messages that are being sent, and batches
-// (bus.SubscribeBatch) pass through: a batch handler gets all of its batch, and can
-// tell events by the ids of bus.MetaAt.
+// one of its own. Commands, and messages that are being sent, pass through. From a
+// batch (bus.SubscribeBatch) it takes the events that were handled before; of two
+// copies in one batch the second fails, and comes again at once.
 //
 // An event is remembered once the rest of the chain has succeeded, and never
 // before: one that failed runs again. While a copy of an event is handled, another
@@ -78,10 +78,14 @@ func Deduplicate(window time.Duration, opts ...DedupOption) bus.Middleware {
 	d := newDedup(window, o)
 	return func(next bus.Func) bus.Func {
 		return func(ctx context.Context, m *bus.Message) (any, error) {
-			if m.Kind != bus.KindEvent || m.Events != nil || sending(m) {
+			switch {
+			case m.Kind != bus.KindEvent, sending(m):
 				return next(ctx, m)
+			case m.Events != nil:
+				return d.batch(ctx, m, next)
+			default:
+				return d.once(ctx, m, next)
 			}
-			return d.once(ctx, m, next)
 		}
 	}
 }

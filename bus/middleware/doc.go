@@ -48,8 +48,8 @@
 //
 // A batch of a bus.SubscribeBatch is one message to its chain: one line of Logging,
 // one time, one turn of a limit, and Correlation has no value for it, as each event
-// may have another. Validate and its like look at each event. Deduplicate lets it
-// pass.
+// may have another. Validate, its like, and Deduplicate look at each event, and take
+// out of the batch what is not to be handled.
 //
 // For PublishAll and PublishAsync the sending chain ends where the event is
 // collected or queued, before it is stored: Logging and Timings see it sent then,
