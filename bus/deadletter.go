@@ -81,7 +81,7 @@ func (f *flight) original() *transport.Message {
 	m.To.Group = ""
 	m.DeliverAt = time.Time{}
 	m.Header = m.Header.Clone()
-	for _, key := range []string{headerOrigin, headerSequence, headerHandler, headerAttempt, headerSearch} {
+	for _, key := range []string{headerOrigin, headerSequence, headerHandler, headerAttempt, headerThen, headerSearch} {
 		delete(m.Header, key)
 	}
 	return &m

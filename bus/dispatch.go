@@ -7,7 +7,8 @@ import (
 	"time"
 )
 
-// dispatch runs what is to be run: by priority, equal ones side by side.
+// dispatch runs what is to be run: by priority, equal ones side by side, until
+// one stops those of lower priority.
 func (f *flight) dispatch() {
 	if f.r.batch != nil && len(f.runs) > 0 { // held for a retry: it comes alone
 		f.r.runBatch([]*flight{f})
@@ -30,6 +31,12 @@ func (f *flight) dispatch() {
 		}
 		wg.Wait()
 		f.late = true
+		if stopped(f.runs[i:j]) {
+			for _, run := range f.runs[j:] {
+				run.verdict = verdict{fate: fateWait}
+			}
+			return
+		}
 		i = j
 	}
 }
@@ -60,6 +67,9 @@ func (f *flight) exec(run *run) {
 	defer func() { // also when the listener ends this goroutine
 		f.finish(k)
 		run.verdict = judge(run.err, run.attempt, run.l.retry, k.aborted(), context.Cause(r.s.work) != nil)
+		if run.verdict.fate != fateReturn || !run.stops { // what was cut short decides nothing
+			run.stops = stops(run.err)
+		}
 		if run.verdict.fate != fateReturn && r.b.observed() {
 			r.b.observeHandled(k, f.value, began, run.err)
 		}

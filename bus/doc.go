@@ -48,7 +48,8 @@
 //   - That a session keeps others out. An id that is known can be sent to; who may
 //     is a matter of the broker's permissions.
 //   - That several handlers of one group are atomic: one that succeeded does not
-//     run again when another fails, except after a crash.
+//     run again when another fails, except after a crash. Priorities order them,
+//     and only StopPropagation lets one keep the others from an event.
 //
 // # Commands and events
 //

@@ -121,7 +121,7 @@ func ExampleWithPriority() {
 	defer b.Close(ctx)
 
 	ran := make(chan string)
-	for name, priority := range map[string]int{"index": 10, "store": 100, "count": bus.DefaultPriority} {
+	for name, priority := range map[string]int{"index": bus.PriorityLow, "store": bus.PriorityHigh, "count": bus.PriorityNormal} {
 		_, err := bus.Subscribe(ctx, b, func(context.Context, UserCreated) error {
 			ran <- name
 			return nil
@@ -131,6 +131,40 @@ func ExampleWithPriority() {
 	must(bus.Publish(ctx, b, UserCreated{ID: "ada"}))
 	fmt.Println(<-ran, <-ran, <-ran)
 	// Output: store count index
+}
+
+// The check fails once, and the listener of lower priority waits for it.
+func ExampleStopPropagation() {
+	ctx := context.Background()
+	b, err := bus.New(memory.New(memory.Config{}), bus.Config{
+		Service: "accounts", Retry: resilience.Retry{Initial: time.Millisecond},
+	})
+	must(err)
+	defer b.Close(ctx)
+
+	done := make(chan struct{})
+	_, err = bus.Subscribe(ctx, b, func(ctx context.Context, _ UserCreated) error {
+		m, _ := bus.MetaFrom(ctx)
+		fmt.Println("check", m.Attempt)
+		if m.Attempt == 1 {
+			return bus.StopPropagation(errors.New("the fraud service is away"))
+		}
+		return nil
+	}, bus.WithName("check"), bus.WithPriority(bus.PriorityHigh))
+	must(err)
+	_, err = bus.Subscribe(ctx, b, func(ctx context.Context, _ UserCreated) error {
+		m, _ := bus.MetaFrom(ctx)
+		fmt.Println("welcome", m.Attempt)
+		close(done)
+		return nil
+	}, bus.WithName("welcome"))
+	must(err)
+	must(bus.Publish(ctx, b, UserCreated{ID: "ada"}))
+	<-done
+	// Output:
+	// check 1
+	// check 2
+	// welcome 1
 }
 
 // Only the handler that failed runs again.

@@ -3,6 +3,7 @@ package bus
 import (
 	"fmt"
 	"math"
+	"slices"
 	"strconv"
 	"sync"
 	"time"
@@ -21,6 +22,7 @@ type flight struct {
 	value     any
 	failed    int       // failed runs before this delivery: those of the copy it came from
 	target    string    // only this listener
+	then      queued    // and those that wait for it
 	search    int       // how often it was passed on because target was not there
 	began     time.Time // when it was taken
 	runs      []*run    // to do now
@@ -63,6 +65,7 @@ type run struct {
 	attempt int
 	err     error
 	verdict verdict
+	stops   bool // it failed last with StopPropagation
 }
 
 // newFlight begins to keep a delivery that was taken.
@@ -127,6 +130,7 @@ func (f *flight) readHeader() {
 	h := f.m.Header
 	f.target = h.Get(headerHandler)
 	f.failed = count(h.Get(headerAttempt))
+	f.then = parseQueued(h.Get(headerThen))
 	f.search = count(h.Get(headerSearch))
 	if origin := h.Get(headerOrigin); origin != "" {
 		f.id = origin
@@ -157,9 +161,13 @@ func count(s string) int {
 
 // plan finds out which listeners of this process are to handle the event.
 func (f *flight) plan() {
-	attempt := f.failed + f.d.Deliveries()
 	tiers := *f.r.tiers.Load()
-	if len(tiers) == 1 && len(tiers[0]) == 1 && f.target == "" {
+	if f.target != "" {
+		f.planCopy(slices.Concat(tiers...))
+		return
+	}
+	attempt := f.failed + f.d.Deliveries()
+	if len(tiers) == 1 && len(tiers[0]) == 1 {
 		f.only = run{l: tiers[0][0], attempt: attempt}
 		f.slots[0] = &f.only
 		f.runs = f.slots[:]
@@ -167,9 +175,7 @@ func (f *flight) plan() {
 	}
 	for _, tier := range tiers {
 		for _, l := range tier {
-			if f.target == "" || f.target == l.name {
-				f.runs = append(f.runs, &run{l: l, attempt: attempt})
-			}
+			f.runs = append(f.runs, &run{l: l, attempt: attempt})
 		}
 	}
 }

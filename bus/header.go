@@ -18,6 +18,7 @@ type Header = transport.Header
 const (
 	headerHandler  = transport.HeaderPrefix + "Handler"  // only this handler of the group
 	headerAttempt  = transport.HeaderPrefix + "Attempt"  // failed runs before this copy
+	headerThen     = transport.HeaderPrefix + "Then"     // the handlers that wait for that one
 	headerSearch   = transport.HeaderPrefix + "Search"   // how often it was passed on for want of that handler
 	headerOrigin   = transport.HeaderPrefix + "Origin"   // the event's id, where the copy has one of its own
 	headerSequence = transport.HeaderPrefix + "Sequence" // the event's place in the log, which the copy does not have

@@ -26,16 +26,18 @@ const (
 	StageRetrying
 	// StageReturned: a listener did not run, or was cut short by Close, or lost
 	// the lease on its delivery. The event goes back to the group; what only a
-	// private listener wanted ends with it. It also ends a wait that
-	// StageRetrying began, when the reader closes. Handler is "" if no listener
-	// was there.
+	// private listener wanted ends with it. It also ends a wait in this process,
+	// for a retry or for a listener of higher priority, when the reader closes.
+	// Handler is "" if no listener was there.
 	StageReturned
 	// StageDeadLettered: the dead letter is stored. Err is why. Handler is "" for
 	// an event that no listener could be given.
 	StageDeadLettered
 	// StageFiltered: a filter stopped it. On the sending side Handler is "", no
 	// StageSent follows, and a middleware may have stopped it too: one that
-	// returned nil without calling next.
+	// returned nil without calling next. On the receiving side Err is nil for a
+	// filter, and else the failure of a listener of higher priority that stopped
+	// the event for good (StopPropagation).
 	StageFiltered
 )
 
@@ -225,7 +227,7 @@ func (f *flight) observeSettle(lost bool, delay time.Duration) {
 	}
 	for _, run := range f.runs {
 		switch fate := run.verdict.fate; {
-		case fate == fateDone || fate == fateDead:
+		case fate == fateDone || fate == fateDead || fate == fateWait && !lost:
 		case lost || fate == fateReturn:
 			f.observeRun(StageReturned, run, 0)
 		case delay > longWait && f.r.key.group != "":

@@ -278,19 +278,24 @@ func WithName(name string) ListenOption {
 	})
 }
 
-// The default priority of a handler, and the range that WithPriority takes.
+// Priorities for WithPriority. Any number between the lowest and the highest is
+// one too.
 const (
-	DefaultPriority = 50
-	MaxPriority     = 1000
+	PriorityLowest  = 0
+	PriorityLow     = 10
+	PriorityNormal  = 50 // the default
+	PriorityHigh    = 100
+	PriorityHighest = 1000
 )
 
-// WithPriority orders the handlers of one event in one group: higher first,
-// equal ones side by side. From 0 to 1000, default 50. A handler that fails does
-// not keep the later ones from running.
+// WithPriority orders the handlers of one event in one group, or in one session:
+// higher first, equal ones side by side. From PriorityLowest (0) to
+// PriorityHighest (1000), default PriorityNormal (50). A handler that fails does
+// not keep the later ones from running, unless it returns StopPropagation.
 func WithPriority(n int) SubscribeOption {
 	return subscribeOption(func(o *subscribeOptions) {
-		if n < 0 || n > MaxPriority {
-			o.bad("priority %d is not between 0 and %d", n, MaxPriority)
+		if n < PriorityLowest || n > PriorityHighest {
+			o.bad("priority %d is not between %d and %d", n, PriorityLowest, PriorityHighest)
 		}
 		o.priority = n
 	})

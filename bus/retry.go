@@ -3,49 +3,14 @@ package bus
 import (
 	"context"
 	"errors"
-	"strconv"
+	"slices"
 	"time"
-
-	"github.com/jitney-bus/jitney/transport"
 )
 
-// copyFor returns a copy of the event for one listener of this group, which has
-// failed it so many times.
-func (f *flight) copyFor(listener string, failed int) *transport.Message {
-	c := *f.m
-	c.To.Group = f.r.key.group
-	seq := strconv.FormatUint(f.sequence(), 10)
-	c.ID = digest("retry", f.m.Session, f.id, seq, f.r.key.group, f.r.key.name, listener, strconv.Itoa(failed))
-	c.Fresh = false
-	c.DeliverAt = time.Time{}
-	if c.Header = f.m.Header.Clone(); c.Header == nil {
-		c.Header = Header{}
-	}
-	c.Header.Set(headerOrigin, f.id)
-	c.Header.Set(headerSequence, seq)
-	c.Header.Set(headerHandler, listener)
-	c.Header.Set(headerAttempt, strconv.Itoa(failed))
-	delete(c.Header, headerSearch)
-	return &c
-}
-
-// forward sends a copy for each listener that is still to handle the event, and
-// then settles the original. A copy waits in the broker and is addressed to one
-// listener of this group.
+// forward sends copies for the listeners that are still to handle the event, and
+// then settles the original.
 func (f *flight) forward(ctx context.Context, runs []*run, now time.Time) {
-	copies := make([]*transport.Message, 0, len(runs))
-	for _, run := range runs {
-		failed := run.attempt
-		if run.verdict.fate == fateReturn {
-			failed-- // it did not run, or not to its end
-		}
-		c := f.copyFor(run.l.name, failed)
-		if run.verdict.delay > 0 {
-			c.DeliverAt = now.Add(run.verdict.delay)
-		}
-		copies = append(copies, c)
-	}
-	if err := f.r.b.tr.Publish(ctx, copies...); err != nil {
+	if err := f.r.b.tr.Publish(ctx, f.copies(runs, now)...); err != nil {
 		f.r.b.log.Warn("retry copy not stored; the event itself waits for its retry",
 			"name", f.r.key.name, "id", f.id, "group", f.r.key.group, "err", err)
 		f.unforwarded(runs)
@@ -63,7 +28,7 @@ func (f *flight) unforwarded(runs []*run) {
 	switch {
 	case f.r.isStopping():
 		f.settleAfter("release", f.d.Release)
-	case f.succeeded || f.buried || f.spared || f.held:
+	case f.succeeded || f.buried || f.spared || f.held || waiting(runs):
 		f.hold(runs, wait)
 	default:
 		f.settleAfter("nak", func(ctx context.Context) error { return f.d.Nak(ctx, wait) })
@@ -78,8 +43,24 @@ func (f *flight) settleAfter(what string, settle func(context.Context) error) {
 	f.done(what, settle(ctx))
 }
 
+// holdPrivate keeps a private delivery for what is still to be done with it by
+// listeners that are there. What was not run for another reason is tried again in a
+// moment, unless the reader closes.
+func (f *flight) holdPrivate(runs []*run, delay time.Duration) {
+	runs = slices.DeleteFunc(runs, f.hasEnded)
+	if len(runs) == 0 {
+		f.settleAfter("term", func(ctx context.Context) error { return f.d.Term(ctx, "listener closed") })
+		return
+	}
+	if slices.ContainsFunc(runs, func(r *run) bool { return r.verdict.fate == fateReturn }) {
+		delay = max(delay, returnedWait)
+	}
+	f.hold(runs, delay)
+}
+
 // hold keeps the delivery in this process until its retry is due: some listeners
-// have handled it, or it is private. The keeper keeps it alive; no worker waits.
+// have handled it or wait for one that failed, or it is private. The keeper keeps
+// it alive; no worker waits.
 func (f *flight) hold(runs []*run, delay time.Duration) {
 	r := f.r
 	f.runs = runs
@@ -127,7 +108,7 @@ func (f *flight) resume() {
 	}
 	f.late = true
 	for _, run := range f.runs {
-		if run.verdict.fate != fateReturn {
+		if run.verdict.fate == fateRetry {
 			run.attempt++
 		}
 		run.verdict = verdict{}

@@ -3,6 +3,7 @@ package bus
 import (
 	"context"
 	"fmt"
+	"math/rand/v2"
 	"strconv"
 	"time"
 )
@@ -18,6 +19,9 @@ const (
 	// refusedWait is the delay of a delivery that nothing could be done about:
 	// its dead letter was refused, or its listener is not here.
 	refusedWait = 5 * time.Second
+	// returnedWait is after how long a private delivery is tried again that was not
+	// run, and cannot be handed back.
+	returnedWait = 100 * time.Millisecond
 	// maxSearch is how often a copy is passed on that is addressed to a listener
 	// which the process that got it does not have, before it is a dead letter.
 	maxSearch = 10
@@ -27,54 +31,69 @@ const (
 func (f *flight) settle() {
 	ctx := f.settling()
 	defer ctx.end()
-	var retry, back []*run
-	var delay time.Duration
 	for _, run := range f.runs {
 		switch run.verdict.fate {
 		case fateDone:
 			f.succeeded = true
 		case fateDead:
-			if f.isLost() {
-				run.verdict.fate = fateLost
-				continue
-			}
-			if err := f.bury(run.l.name, CodeOf(run.err), run.err, run.attempt); err != nil {
-				run.verdict = verdict{fate: fateRetry, delay: refusedWait}
-				retry, delay = append(retry, run), max(delay, refusedWait)
-			} else {
-				f.buried = true
-			}
-		case fateRetry:
-			retry, delay = append(retry, run), max(delay, run.verdict.delay)
-		case fateReturn:
-			back = append(back, run)
+			f.settleDead(run)
 		case fateLost:
 			f.lose()
 		}
+	}
+	f.spareStopped()
+	var again []*run // in the order of dispatch
+	var retry, back, wait int
+	var delay time.Duration
+	for _, run := range f.runs {
+		switch run.verdict.fate {
+		case fateRetry:
+			retry, delay = retry+1, max(delay, run.verdict.delay)
+		case fateReturn:
+			back++
+		case fateWait:
+			wait++
+		default:
+			continue
+		}
+		again = append(again, run)
 	}
 	lost := f.isLost()
 	f.observeSettle(lost, delay)
 	// whole: every listener is still to handle it as often as the broker says, so
 	// it may come again as it is. Those that were spared are asked once more where
 	// nothing ran.
-	whole := !f.succeeded && !f.buried && !f.held && (!f.spared || len(retry) == 0)
+	whole := !f.succeeded && !f.buried && !f.held && (retry == 0 || !f.spared && wait == 0)
 	switch {
 	case lost:
 		f.r.b.log.Warn("lease on a delivery lost; another process handles the event",
 			"name", f.r.key.name, "id", f.id, "group", f.r.key.group)
 		f.drop()
-	case len(retry) == 0 && len(back) == 0:
+	case len(again) == 0:
 		f.finishWith(ctx, f.succeeded || !f.buried)
 	case f.r.key.group == "":
-		f.hold(append(retry, back...), delay)
-	case whole && len(retry) == 0:
+		f.holdPrivate(again, delay)
+	case whole && retry == 0:
 		f.done("release", f.d.Release(ctx))
-	case whole && len(back) == 0 && delay <= longWait:
+	case whole && back == 0 && delay <= longWait:
 		f.done("nak", f.d.Nak(ctx, delay))
-	case len(back) > 0 || delay > longWait:
-		f.forward(ctx, append(retry, back...), time.Now())
+	case back > 0 || delay > longWait:
+		f.forward(ctx, again, time.Now())
 	default:
-		f.hold(retry, delay)
+		f.hold(again, delay)
+	}
+}
+
+// settleDead stores the dead letter of a run. If that is refused the event waits
+// and the listener gets it again.
+func (f *flight) settleDead(run *run) {
+	switch {
+	case f.isLost():
+		run.verdict.fate = fateLost
+	case f.bury(run.l.name, CodeOf(run.err), run.err, run.attempt) != nil:
+		run.verdict = verdict{fate: fateRetry, delay: refusedWait}
+	default:
+		f.buried = true
 	}
 }
 
@@ -125,12 +144,13 @@ func (f *flight) nobody() {
 }
 
 // passOn sends a copy that is due a little later, so that another process may get
-// it. A nak would count as an attempt.
+// it; at random, so that two copies and two processes do not miss each other again
+// and again. A nak would count as an attempt.
 func (f *flight) passOn(ctx context.Context) {
-	c := f.copyFor(f.target, f.failed)
+	c := f.copyFor(f.target, f.failed, f.m.Header.Get(headerThen))
 	c.ID = digest("search", c.ID, strconv.Itoa(f.search))
 	c.Header.Set(headerSearch, strconv.Itoa(f.search+1))
-	c.DeliverAt = time.Now().Add(refusedWait)
+	c.DeliverAt = time.Now().Add(refusedWait/2 + rand.N(refusedWait))
 	if err := f.r.b.tr.Publish(ctx, c); err != nil {
 		f.r.b.log.Warn("event not passed on to another process", "name", f.r.key.name, "id", f.id,
 			"group", f.r.key.group, "handler", f.target, "err", err)
@@ -140,15 +160,18 @@ func (f *flight) passOn(ctx context.Context) {
 	f.settleAfter("ack", f.d.Ack)
 }
 
-// refuse makes a dead letter of a message that no listener can run.
+// refuse makes a dead letter of a message that no listener can run: one for each
+// that a copy is addressed to.
 func (f *flight) refuse(code Code, cause error) {
 	ctx := f.settling()
 	defer ctx.end()
 	f.r.b.log.Error("event cannot be handled", "name", f.r.key.name, "id", f.id,
 		"group", f.r.key.group, "session", f.m.Session, "code", code, "err", cause)
-	if err := f.bury(f.target, code, cause, max(f.d.Deliveries()-1, 0)); err != nil {
-		f.done("nak", f.d.Nak(ctx, refusedWait))
-		return
+	for _, name := range append([]string{f.target}, f.then.names()...) {
+		if err := f.bury(name, code, cause, max(f.d.Deliveries()-1, 0)); err != nil {
+			f.done("nak", f.d.Nak(ctx, refusedWait))
+			return
+		}
 	}
 	f.done("term", f.d.Term(ctx, "dead letter: "+string(code)))
 }

@@ -81,7 +81,7 @@ func (s *scope) subscribe(ctx context.Context, t reflect.Type, inner func(contex
 	if info.command {
 		return nil, errorf(CodeInvalid, op, info.name, "%v is a command: give it a handler with Handle", t)
 	}
-	o := subscribeOptions{name: defaultListener, priority: DefaultPriority, group: b.cfg.Service}
+	o := subscribeOptions{name: defaultListener, priority: PriorityNormal, group: b.cfg.Service}
 	o.concurrency = defaultEventConcurrency
 	for _, opt := range opts {
 		opt.subscribe(&o)

@@ -16,6 +16,7 @@ const (
 	fateRetry              // run again after a delay
 	fateDead               // a dead letter
 	fateLost               // another process may have it: say nothing
+	fateWait               // not run: a listener of higher priority stopped the event
 )
 
 // verdict is a fate with its delay.

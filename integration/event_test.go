@@ -170,9 +170,9 @@ func TestPriorities(t *testing.T) {
 		}
 		together := func() { side.Done(); side.Wait() } // only both at once get through
 		listen("low", 10, nil)
-		listen("same-1", bus.DefaultPriority, together)
+		listen("same-1", bus.PriorityNormal, together)
 		listen("high", 100, nil)
-		listen("same-2", bus.DefaultPriority, together)
+		listen("same-2", bus.PriorityNormal, together)
 		require.NoError(w, bus.Publish(w.Context(), b, userCreated{}))
 		all := got.wait(w, 4)
 		require.Equal(w, "high", all[0])

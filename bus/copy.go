@@ -1,0 +1,192 @@
+package bus
+
+import (
+	"strconv"
+	"strings"
+	"time"
+
+	"github.com/jitney-bus/jitney/transport"
+)
+
+// A copy of an event waits in the broker and is addressed to one listener of this
+// group, or to one that has stopped the event and those that wait for it.
+
+// copies returns what is to be sent for the listeners that are still to handle the
+// event.
+func (f *flight) copies(runs []*run, now time.Time) []*transport.Message {
+	var all []*transport.Message
+	add := func(run *run, delay time.Duration, then queued) {
+		c := f.copyFor(run.l.name, run.failed(), then.String())
+		if delay > 0 {
+			c.DeliverAt = now.Add(delay)
+		}
+		all = append(all, c)
+	}
+	var first *run // it stopped the event, and what waits for it goes with it
+	var then queued
+	var delay time.Duration
+	for _, run := range runs {
+		stops := run.stops && waiting(runs)
+		switch {
+		case run.verdict.fate == fateWait, stops && first != nil:
+			then = append(then, waiter{run.l.name, run.failed(), run.stops})
+		case stops:
+			first = run
+		default:
+			add(run, run.verdict.delay, nil)
+		}
+		if stops {
+			delay = max(delay, run.verdict.delay)
+		}
+	}
+	if first != nil {
+		add(first, delay, then)
+	}
+	return all
+}
+
+// waiting reports whether some of runs wait for another.
+func waiting(runs []*run) bool {
+	for _, run := range runs {
+		if run.verdict.fate == fateWait {
+			return true
+		}
+	}
+	return false
+}
+
+// failed is how often the listener has failed the event by now.
+func (r *run) failed() int {
+	if r.verdict.fate == fateRetry {
+		return r.attempt
+	}
+	return r.attempt - 1 // it did not run, or not to its end
+}
+
+// copyFor returns a copy of the event for one listener of this group, which has
+// failed it so many times, and for those that wait for it.
+func (f *flight) copyFor(listener string, failed int, then string) *transport.Message {
+	c := *f.m
+	c.To.Group = f.r.key.group
+	seq := strconv.FormatUint(f.sequence(), 10)
+	c.ID = digest("retry", f.m.Session, f.id, seq, f.r.key.group, f.r.key.name, listener, strconv.Itoa(failed))
+	c.Fresh = false
+	c.DeliverAt = time.Time{}
+	if c.Header = f.m.Header.Clone(); c.Header == nil {
+		c.Header = Header{}
+	}
+	c.Header.Set(headerOrigin, f.id)
+	c.Header.Set(headerSequence, seq)
+	c.Header.Set(headerHandler, listener)
+	c.Header.Set(headerAttempt, strconv.Itoa(failed))
+	delete(c.Header, headerThen)
+	if then != "" {
+		c.Header.Set(headerThen, then)
+	}
+	delete(c.Header, headerSearch)
+	return &c
+}
+
+// planCopy finds the listeners that a copy is addressed to: first those that
+// stopped the event, then those that wait for them.
+func (f *flight) planCopy(here []*listener) {
+	var waits []*run
+	add := func(l *listener, failed int, stops bool) {
+		r := &run{l: l, attempt: failed + f.d.Deliveries(), stops: stops}
+		if stops || l.name == f.target {
+			f.runs = append(f.runs, r)
+		} else {
+			waits = append(waits, r)
+		}
+	}
+	found := false
+	missing := f.then.byName()
+	for _, l := range here {
+		w, ok := missing[l.name]
+		switch {
+		case l.name == f.target:
+			found = true
+			add(l, f.failed, len(f.then) > 0)
+		case ok:
+			delete(missing, l.name)
+			add(l, w.failed, w.stops)
+		}
+	}
+	if !found {
+		f.runs = nil
+		return
+	}
+	for _, w := range f.then {
+		if _, ok := missing[w.name]; ok { // another process has it
+			add(f.r.absent(w.name), w.failed, w.stops)
+		}
+	}
+	f.runs = append(f.runs, waits...)
+}
+
+// absent stands for a listener that this process does not have. It is closed, so
+// that what is meant for it goes back to the group.
+func (r *reader) absent(name string) *listener {
+	l := &listener{
+		who:  &identity{ids: r.b.ids, kind: KindEvent, name: r.key.name, group: r.key.group, handler: name},
+		name: name, priority: PriorityLowest - 1, retry: r.b.cfg.Retry,
+		slots: make(chan struct{}, 1), gone: make(chan struct{}), drained: make(chan struct{}),
+	}
+	l.goAway()
+	return l
+}
+
+// waiter is a listener that waits for the one that a copy is addressed to, or has
+// stopped the event beside it, with how often it has failed.
+type waiter struct {
+	name   string
+	failed int
+	stops  bool
+}
+
+// queued travels as "name=failed", with a "!" behind it for one that stops the
+// event, separated by commas.
+type queued []waiter
+
+func (q queued) String() string {
+	var b strings.Builder
+	for i, w := range q {
+		if i > 0 {
+			b.WriteByte(',')
+		}
+		b.WriteString(w.name + "=" + strconv.Itoa(w.failed))
+		if w.stops {
+			b.WriteByte('!')
+		}
+	}
+	return b.String()
+}
+
+// parseQueued reads what the bus wrote; of what somebody else wrote it takes what
+// it understands.
+func parseQueued(s string) (q queued) {
+	for part := range strings.SplitSeq(s, ",") {
+		name, failed, ok := strings.Cut(part, "=")
+		if !ok || checkGroup(name) != nil {
+			continue
+		}
+		failed, stops := strings.CutSuffix(failed, "!")
+		q = append(q, waiter{name, count(failed), stops})
+	}
+	return q
+}
+
+func (q queued) names() (names []string) {
+	for _, w := range q {
+		names = append(names, w.name)
+	}
+	return names
+}
+
+func (q queued) byName() map[string]waiter {
+	m := make(map[string]waiter, len(q))
+	for _, w := range q {
+		m[w.name] = w
+	}
+	return m
+}
