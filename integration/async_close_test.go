@@ -83,8 +83,9 @@ func TestCloseTellsWhatItCouldNotStore(t *testing.T) {
 // A failure from before that nobody asked for is Close's to tell, once.
 func TestCloseTellsWhatNobodyKnows(t *testing.T) {
 	everywhere(t, func(w *world) {
+		var log syncBuffer
 		tr := tap(w.open())
-		b := w.busOn(tr, bus.Config{})
+		b := w.busOn(tr, bus.Config{Logger: slog.New(slog.NewTextHandler(&log, nil))})
 		tr.refuse("dropped", "looked-at")
 		p := queue(w, b, "looked-at")
 		queue(w, b, "dropped")
@@ -93,6 +94,59 @@ func TestCloseTellsWhatNobodyKnows(t *testing.T) {
 		err := b.Close(w.Context())
 		require.ErrorContains(w, err, "close: 1 queued event was not stored; first: publish user.created: permission denied")
 		require.Same(w, err, b.Close(w.Context()))
+		require.Contains(w, log.String(), "name=user.created id=dropped code=permission")
+		require.NotContains(w, log.String(), "id=looked-at")
+	})
+}
+
+// What fails while the bus closes is Close's to tell, whoever has asked for it.
+func TestCloseCountsWhatOthersWereTold(t *testing.T) {
+	everywhere(t, func(w *world) {
+		tr := tap(w.open())
+		b := w.busOn(tr, bus.Config{BatchTimeout: time.Hour})
+		tr.set(func(_ context.Context, ids []string) error {
+			if ids[0] == "last" {
+				time.Sleep(time.Second)
+			}
+			return refused{"first", "last"}
+		})
+		p := queue(w, b, "first")
+		told := newRecord[error]()
+		go func() { told.add(p.Wait(context.Background())) }()
+		queue(w, b, "stored", bus.WithKey("k"))
+		queue(w, b, "last", bus.WithKey("k"))
+		err := b.Close(w.Context())
+		require.Len(w, told.all(), 1)
+		require.ErrorContains(w, err, "close: 2 queued events were not stored")
+	})
+}
+
+// Who waits for room when Close gives up what is queued is told at once.
+func TestCloseWhileTheQueueIsStuck(t *testing.T) {
+	everywhere(t, func(w *world) {
+		tr := tap(w.open())
+		tr.set(func(ctx context.Context, _ []string) error { <-ctx.Done(); return ctx.Err() })
+		b := w.busOn(tr, bus.Config{QueueSize: 3, BatchSize: 1, PublishTimeout: time.Hour})
+		outcomes := newRecord[bus.Code]()
+		for range 20 {
+			go func() {
+				p, err := bus.PublishAsync(context.Background(), b, userCreated{})
+				if err == nil {
+					err = p.Wait(context.Background())
+				}
+				outcomes.add(bus.CodeOf(err))
+			}()
+		}
+		settle(time.Second)
+		ctx, cancel := context.WithTimeout(w.Context(), 5*time.Second)
+		defer cancel()
+		require.Error(w, b.Close(ctx))
+		settle(time.Millisecond)
+		count := map[bus.Code]int{}
+		for _, code := range outcomes.all() {
+			count[code]++
+		}
+		require.Equal(w, map[bus.Code]int{bus.CodeCancelled: 1, bus.CodeClosed: 19}, count)
 	})
 }
 

@@ -537,6 +537,28 @@ func TestPublishAsyncKeepsTheOrderOfAKeyAcrossAFailure(t *testing.T) {
 	})
 }
 
+// What is queued when a failure can be seen is its publisher's decision, also where
+// it goes with events that are held back.
+func TestPublishAsyncGoesOnAfterAFailureOfItsKey(t *testing.T) {
+	everywhere(t, func(w *world) {
+		tr := tap(w.open())
+		b := w.busOn(tr, bus.Config{BatchSize: 2, BatchTimeout: time.Hour})
+		w.keep()
+		queued := make(chan struct{})
+		tr.set(func(context.Context, []string) error { <-queued; return refused{"k1"} })
+		first := queue(w, b, "k1", bus.WithKey("k"))
+		queue(w, b, "free")
+		settle(time.Second) // they are on their way
+		second := queue(w, b, "k2", bus.WithKey("k"))
+		close(queued)
+		require.Error(w, first.Wait(w.Context()))
+		third := queue(w, b, "k3", bus.WithKey("k"))
+		require.ErrorIs(w, second.Wait(w.Context()), bus.ErrOutOfOrder)
+		require.NoError(w, third.Wait(w.Context()))
+		require.Equal(w, []string{"k1 free", "k3"}, tr.batches())
+	})
+}
+
 func TestPublishAsyncBelongsToItsHandler(t *testing.T) {
 	everywhere(t, func(w *world) {
 		b := w.bus(bus.Config{})
