@@ -249,14 +249,18 @@ func (s *asyncSender) reached(number uint64) {
 
 // flushSessions is flush if an event of a session is on its way.
 func (s *asyncSender) flushSessions(ctx context.Context) error {
-	last := s.q.lastOfSession()
-	s.mu.Lock()
-	settled := s.settled
-	s.mu.Unlock()
-	if last <= settled {
+	if !s.hasSessions() {
 		return nil
 	}
 	return s.flush(ctx)
+}
+
+// hasSessions reports whether an event of a session is on its way.
+func (s *asyncSender) hasSessions() bool {
+	last := s.q.lastOfSession()
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return last > s.settled
 }
 
 // flush sends what is queued at once and waits until it has its results.

@@ -4,7 +4,8 @@
 // # What you can rely on
 //
 //  1. Publish returned nil: the event is stored, on as many replicas as the
-//     transport is configured for.
+//     transport is configured for. So is one whose Pending, of PublishAsync, is
+//     done without an error.
 //  2. Every durable group gets every event of its name at least once, from when
 //     the group began and within the retention of the log, whether or not a
 //     process of the group was running.
@@ -22,9 +23,10 @@
 //     handler before another process gets the event.
 //  7. Close loses nothing. Events that no handler has started go back to their
 //     group at once, running handlers finish with live contexts, and a shutdown
-//     neither uses up an attempt nor makes a dead letter.
-//  8. Memory is bounded: handlers, prefetched events, waiting requests and the
-//     retries of private listeners all have limits.
+//     neither uses up an attempt nor makes a dead letter. What PublishAsync has
+//     queued is stored, or has an error that Close tells.
+//  8. Memory is bounded: handlers, prefetched events, waiting requests, queued
+//     events and the retries of private listeners all have limits.
 //  9. No message crosses sessions, whatever their ids. What is registered on a
 //     session goes with it; a process that dies, or stands still for longer than
 //     its lease, takes its sessions with it, and the others hear of it once.
@@ -41,6 +43,8 @@
 //   - Order across redelivery. Events of one publisher arrive in order at a
 //     handler with WithConcurrency(1), except that one that is retried arrives
 //     late. Events of one WithKey are stored in order.
+//   - That an event which PublishAsync has queued is stored, before its Pending or
+//     Flush says so: the end of the process takes what is queued with it.
 //   - That a handler which ignores its context does not overlap with the next run
 //     of its event in another process.
 //   - Durability beyond what the broker's disks were told to do: see the
@@ -85,6 +89,18 @@
 // A command of a session goes to the session's handler and else to the bus's, an
 // event to the session's listeners and to those of the bus. What a handler sends
 // is of the session of the message that it handles; [SessionFrom] tells which.
+//
+// # Batches
+//
+// [PublishAsync] queues events and stores many with one call; what became of each
+// is told by its [Pending], and of all by [Bus.Flush]. [SubscribeBatch] gives a
+// handler many at once, for one statement of a database or one file:
+//
+//	_, err := bus.SubscribeBatch(ctx, b, func(ctx context.Context, events []UserCreated) error {
+//		return insert(ctx, events) // or bus.ItemErrors{3: err}, if only one of them has failed
+//	}, bus.WithBatchSize(500), bus.WithLinger(time.Second))
+//
+// Each event keeps its own attempts, retries and dead letter.
 //
 // # Types and the wire
 //

@@ -167,7 +167,9 @@ func (s *scope) catchUp(ctx context.Context, from *call) error {
 	defer cancel()
 	defer context.AfterFunc(s.work, cancel)()
 	for {
-		_ = s.bus.sender.flushSessions(ctx) // ctx's error shows below
+		if err := s.bus.sender.flushSessions(ctx); err != nil {
+			return errorf(CodeTimeout, "close", "", "session %q closed before what is queued was sent: %w", s.id(), err)
+		}
 		s.mu.Lock()
 		readers := slices.Collect(maps.Values(s.readers))
 		s.mu.Unlock()
@@ -178,7 +180,7 @@ func (s *scope) catchUp(ctx context.Context, from *call) error {
 			slices.Sort(behind)
 			return errorf(CodeTimeout, "close", "", "session %q closed before its listeners had handled every event of: %s",
 				s.id(), strings.Join(behind, ", "))
-		case taken(readers) == before:
+		case taken(readers) == before && !s.bus.sender.hasSessions():
 			return nil
 		}
 	}

@@ -588,6 +588,31 @@ func TestPublishAsyncBelongsToItsHandler(t *testing.T) {
 	})
 }
 
+// A session hears its own last events, also those that are queued while it closes.
+func TestSessionHearsWhatIsQueuedInIt(t *testing.T) {
+	everywhere(t, func(w *world) {
+		b := w.bus(bus.Config{BatchTimeout: time.Hour})
+		heard := newRecord[userID]()
+		require.NoError(w, bus.InSession(w.Context(), b, "job", func(ctx context.Context, s *bus.Session) error {
+			_, err := bus.Subscribe(ctx, s, func(ctx context.Context, e userCreated) error {
+				heard.add(e.ID)
+				if e.Note == "" {
+					_, err := bus.PublishAsync(ctx, s, userCreated{ID: "after-" + e.ID, Note: "last"})
+					return err
+				}
+				return nil
+			})
+			require.NoError(w, err)
+			for i := range 150 {
+				_, err := bus.PublishAsync(ctx, s, userCreated{ID: userID(fmt.Sprint(i))})
+				require.NoError(w, err)
+			}
+			return nil
+		}))
+		require.Len(w, heard.all(), 300)
+	})
+}
+
 // What was queued in a session is stored before the session ends.
 func TestSessionCloseWaitsForTheQueue(t *testing.T) {
 	everywhere(t, func(w *world) {

@@ -245,13 +245,41 @@ func TestSessionBatchHandler(t *testing.T) {
 			require.ErrorContains(w, err, "in no group")
 			publishIDs(w, b, "elsewhere")
 			publishIDs(w, s, "a", "b", "c")
-			settle(time.Second)
 			return nil
 		}))
-		require.Equal(w, []string{"a b c"}, batches(first.all()))
+		require.Equal(w, []string{"a b c"}, batches(first.all()), "InSession waits for them")
 		require.Equal(w, []string{"a b", "c"}, batches(second.all()))
 		require.Equal(w, []userID{"a", "b", "c"}, plain.all())
 	})
+}
+
+// A batch handler closes its session: what it has not returned from is not waited
+// for.
+func TestBatchHandlerClosesItsSession(t *testing.T) {
+	for name, from := range map[string]func(context.Context) context.Context{
+		"batch": func(ctx context.Context) context.Context { return ctx },
+		"item":  func(ctx context.Context) context.Context { return bus.ItemContext(ctx, 1) },
+	} {
+		t.Run(name, func(t *testing.T) {
+			everywhere(t, func(w *world) {
+				b := w.bus(bus.Config{})
+				s := w.session(b, "job")
+				closed := newRecord[error]()
+				runs := listenBatch(w, s, func(ctx context.Context, events []userCreated) error {
+					if len(events) == 3 {
+						closed.add(s.Close(from(ctx)))
+					}
+					return nil
+				}, bus.WithBatchSize(3), bus.WithLinger(time.Second))
+				publishIDs(w, s, "a", "b", "c")
+				began := time.Now()
+				<-s.Done()
+				require.Less(w, time.Since(began), 5*time.Second)
+				require.Equal(w, []error{nil}, closed.wait(w, 1))
+				require.Equal(w, []string{"a b c"}, batches(runs.all()))
+			})
+		})
+	}
 }
 
 // What does not reach the handler is dealt with alone.

@@ -82,6 +82,45 @@ func Example_publish() {
 	// Output: <nil>
 }
 
+func publishAll(ctx context.Context, b *bus.Bus, renames []UserRenamed) error {
+	// doc:async
+	for _, r := range renames {
+		if _, err := bus.PublishAsync(ctx, b, r); err != nil { // blocks while 10,000 are queued
+			return err
+		}
+	}
+	return b.Flush(ctx) // what failed, if nobody has asked the event's own handle
+	// doc:end
+}
+
+func Example_batches() {
+	ctx, b := open()
+	defer b.Close(ctx)
+	indexed := make(chan string, 8)
+	index := func(_ context.Context, e UserRenamed) error {
+		if e.ID == "" {
+			return bus.Permanent(errUnknown)
+		}
+		indexed <- e.ID
+		return nil
+	}
+	// doc:batch
+	_, err := bus.SubscribeBatch(ctx, b, func(ctx context.Context, events []UserRenamed) error {
+		failed := bus.ItemErrors{}
+		for i, e := range events {
+			if err := index(ctx, e); err != nil {
+				failed[i] = err // this one again, not the others
+			}
+		}
+		return failed
+	}, bus.WithGroup("index"), bus.WithBatchSize(500), bus.WithLinger(time.Second))
+	// doc:end
+	check(err)
+	check(publishAll(ctx, b, []UserRenamed{{ID: "u1"}, {}, {ID: "u2"}}))
+	fmt.Println(<-indexed, <-indexed)
+	// Output: u1 u2
+}
+
 func Example_metadata() {
 	ctx, b := open()
 	defer b.Close(ctx)
