@@ -35,25 +35,31 @@ func BenchmarkJournal(b *testing.B) {
 		}
 		b.Run("execute/"+c.name, func(b *testing.B) {
 			b.ReportAllocs()
+			began := cpuTime()
 			for b.Loop() {
 				execute(b)
 			}
+			b.ReportMetric(float64(cpuTime()-began)/float64(b.N), "cpu-ns/op")
 		})
 		b.Run("execute in parallel/"+c.name, func(b *testing.B) {
 			b.ReportAllocs()
+			began := cpuTime()
 			b.RunParallel(func(pb *testing.PB) {
 				for pb.Next() {
 					execute(b)
 				}
 			})
+			b.ReportMetric(float64(cpuTime()-began)/float64(b.N), "cpu-ns/op")
 		})
 		b.Run("publish/"+c.name, func(b *testing.B) {
 			b.ReportAllocs()
+			began := cpuTime()
 			for b.Loop() {
 				if err := bus.Publish(ctx, m, userCreated{ID: "1"}); err != nil {
 					b.Fatal(err)
 				}
 			}
+			b.ReportMetric(float64(cpuTime()-began)/float64(b.N), "cpu-ns/op")
 		})
 	}
 }
