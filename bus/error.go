@@ -46,6 +46,8 @@ const (
 	// CodeConflict: the registration contradicts one that exists, or the
 	// broker's configuration.
 	CodeConflict Code = "conflict"
+	// CodeNotFound: there is nothing of that id. Nothing was done.
+	CodeNotFound Code = "not_found"
 	// CodePermission: the broker denies it.
 	CodePermission Code = "permission"
 	// CodeClosed: the bus, session or subscription is closed.

@@ -6,19 +6,28 @@ import (
 	"slices"
 	"sort"
 	"sync"
+	"time"
 
 	"github.com/jitney-bus/jitney/transport"
 )
 
 // deadLetters is a bounded list of dead letters, oldest first.
 type deadLetters struct {
-	t       *Transport
-	mu      sync.Mutex
-	byID    map[string]*transport.DeadLetter
-	all     []*transport.DeadLetter
-	seq     uint64
-	dropped uint64
-	closed  bool
+	t      *Transport
+	mu     sync.Mutex
+	byID   map[string]*deadLetter
+	all    []*deadLetter
+	seq    uint64
+	closed bool
+
+	ageing           alarm // at the end of the oldest
+	dropped, expired uint64
+}
+
+// deadLetter is a record, which does not change, with when it was stored.
+type deadLetter struct {
+	*transport.DeadLetter
+	at time.Duration
 }
 
 func (s *deadLetters) copy(d *transport.DeadLetter) *transport.DeadLetter {
@@ -52,26 +61,21 @@ func (s *deadLetters) Add(ctx context.Context, d *transport.DeadLetter) error {
 		s.mu.Unlock()
 		return nil
 	}
-	var dropped *transport.DeadLetter
-	if len(s.all) >= s.t.cfg.MaxDeadLetters {
-		if !s.t.cfg.DropDeadLetters {
-			s.mu.Unlock()
-			return fmt.Errorf("dead letters: %w", &transport.BacklogError{Limit: s.t.cfg.MaxDeadLetters})
-		}
-		dropped = s.all[0]
-		s.dropped++
-		s.remove(dropped)
+	dropped, err := s.makeRoom()
+	if err == nil {
+		s.seq++
+		c.Sequence = s.seq
+		stored := &deadLetter{c, s.t.now()}
+		s.byID[c.ID] = stored
+		s.all = append(s.all, stored)
+		s.setAgeing()
 	}
-	s.seq++
-	c.Sequence = s.seq
-	s.byID[c.ID] = c
-	s.all = append(s.all, c)
 	s.mu.Unlock()
 	if dropped != nil {
 		s.t.cfg.Logger.ErrorContext(ctx, "dead letters full, dropped the oldest", "id", dropped.ID,
 			"name", dropped.Message.To.Name, "group", dropped.Group, "limit", s.t.cfg.MaxDeadLetters)
 	}
-	return nil
+	return err
 }
 
 // find is the place of the first record whose Sequence is seq or more.
@@ -79,7 +83,7 @@ func (s *deadLetters) find(seq uint64) int {
 	return sort.Search(len(s.all), func(i int) bool { return s.all[i].Sequence >= seq })
 }
 
-func (s *deadLetters) remove(d *transport.DeadLetter) {
+func (s *deadLetters) remove(d *deadLetter) {
 	delete(s.byID, d.ID)
 	i := s.find(d.Sequence)
 	s.all = slices.Delete(s.all, i, i+1)
@@ -92,21 +96,22 @@ func (s *deadLetters) List(ctx context.Context, q transport.DeadLetterQuery) ([]
 	if err := s.lock(ctx); err != nil {
 		return nil, err
 	}
-	var page []*transport.DeadLetter
+	var found []*deadLetter
 	if q.Newest {
 		end := len(s.all)
 		if q.After > 0 {
 			end = s.find(q.After)
 		}
-		page = slices.Clone(s.all[max(0, end-q.Limit):end])
-		slices.Reverse(page)
+		found = slices.Clone(s.all[max(0, end-q.Limit):end])
+		slices.Reverse(found)
 	} else {
 		from := s.find(q.After + 1)
-		page = slices.Clone(s.all[from:min(len(s.all), from+q.Limit)])
+		found = slices.Clone(s.all[from:min(len(s.all), from+q.Limit)])
 	}
 	s.mu.Unlock()
-	for i, d := range page { // records do not change
-		page[i] = s.copy(d)
+	page := make([]*transport.DeadLetter, len(found))
+	for i, d := range found {
+		page[i] = s.copy(d.DeadLetter)
 	}
 	return page, nil
 }
@@ -120,7 +125,7 @@ func (s *deadLetters) Get(ctx context.Context, id string) (*transport.DeadLetter
 	if d == nil {
 		return nil, fmt.Errorf("dead letter %q: %w", id, transport.ErrNotFound)
 	}
-	return s.copy(d), nil
+	return s.copy(d.DeadLetter), nil
 }
 
 func (s *deadLetters) Remove(ctx context.Context, id string) error {
@@ -134,22 +139,17 @@ func (s *deadLetters) Remove(ctx context.Context, id string) error {
 	return nil
 }
 
-func (s *deadLetters) Count(ctx context.Context) (int, error) {
+func (s *deadLetters) Stats(ctx context.Context) (transport.DeadLetterStats, error) {
 	if err := s.lock(ctx); err != nil {
-		return 0, err
+		return transport.DeadLetterStats{}, err
 	}
-	defer s.mu.Unlock()
-	return len(s.all), nil
-}
-
-func (s *deadLetters) stats() (n int, dropped uint64) {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	return len(s.all), s.dropped
+	s.mu.Unlock()
+	return s.stats(), nil
 }
 
 func (s *deadLetters) close() {
 	s.mu.Lock()
 	s.closed = true
+	s.ageing.stop()
 	s.mu.Unlock()
 }

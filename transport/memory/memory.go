@@ -70,6 +70,9 @@ type Config struct {
 	// logged and counted in Stats. Default: the newest is refused, so that its
 	// event stays with its group.
 	DropDeadLetters bool
+	// MaxDeadLetterAge is how long a dead letter is kept. What becomes too old is
+	// logged and counted in Stats. Default: as long as the process lives.
+	MaxDeadLetterAge time.Duration
 }
 
 func (c *Config) setDefaults() {
@@ -130,7 +133,8 @@ func New(c Config) *Transport {
 	t.dedup = newDedup(c.DedupWindow, c.MaxDedup)
 	t.due = alarm{t: t, ring: t.deliverDue}
 	t.commands.services = map[transport.Address]*service{}
-	t.dead = deadLetters{t: t, byID: map[string]*transport.DeadLetter{}}
+	t.dead = deadLetters{t: t, byID: map[string]*deadLetter{}}
+	t.dead.ageing = alarm{t: t, ring: t.dead.expire}
 	t.store = store{t: t, keys: map[string]*record{}, watchers: map[*watcher]struct{}{}}
 	t.store.expiry = alarm{t: t, ring: t.store.expire}
 	return t
@@ -161,6 +165,8 @@ type Stats struct {
 	DeadLetters int
 	// DeadLettersDropped counts dead letters that made room for newer ones.
 	DeadLettersDropped uint64
+	// DeadLettersExpired counts dead letters that became too old.
+	DeadLettersExpired uint64
 }
 
 // Stats returns the transport's state.
@@ -168,7 +174,8 @@ func (t *Transport) Stats() Stats {
 	t.mu.Lock()
 	s := Stats{Events: t.log.count - t.log.history, History: t.log.history, Dropped: t.dropped}
 	t.mu.Unlock()
-	s.DeadLetters, s.DeadLettersDropped = t.dead.stats()
+	d := t.dead.stats()
+	s.DeadLetters, s.DeadLettersDropped, s.DeadLettersExpired = d.Count, d.Dropped, d.Expired
 	return s
 }
 

@@ -30,7 +30,9 @@ func TestSuite(t *testing.T) {
 func TestSuiteCodec(t *testing.T) {
 	f := features
 	f.MaxBody = 1<<20 - 64<<10
-	transporttest.Run(t, transporttest.Config{Backend: backend(memory.Config{Codec: codec.JSON}), Features: f})
+	f.MaxDeadLetters, f.DropDeadLetters, f.DeadLetterMaxAge = 200, true, 2*time.Hour
+	transporttest.Run(t, transporttest.Config{Features: f, Backend: backend(memory.Config{Codec: codec.JSON,
+		MaxDeadLetters: f.MaxDeadLetters, DropDeadLetters: true, MaxDeadLetterAge: f.DeadLetterMaxAge})})
 }
 
 func TestSuiteRealTime(t *testing.T) {

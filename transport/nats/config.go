@@ -74,11 +74,16 @@ type Config struct {
 	// DedupWindow is how long the ID of an event is remembered. Default 2 min.
 	DedupWindow time.Duration
 	// DeadLetterMaxAge, DeadLetterMaxBytes and DeadLetterMaxMessages bound the
-	// dead letters. When a number or size is reached, adding one reports
-	// transport.ErrBacklog. Defaults: 30 days, 0 (what the account has), 1,000,000.
+	// dead letters. When a number or size is reached, DropDeadLetters says what
+	// happens; what is too old goes without a word. Defaults: 30 days, 0 (what the account has), 1,000,000.
 	DeadLetterMaxAge      time.Duration
 	DeadLetterMaxBytes    int64
 	DeadLetterMaxMessages int64
+	// DropDeadLetters drops the oldest dead letters when they are full, which is
+	// logged. Default: adding is refused, so that the event stays with its group.
+	// What the stream has decides for all its users: a stream that refuses is not
+	// changed, but a conflict, and one that drops is accepted by the default.
+	DropDeadLetters bool
 
 	// DoubleAck makes Ack wait until the server confirms it, which costs a round
 	// trip and makes a redelivery after success rarer.

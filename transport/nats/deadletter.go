@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"log/slog"
 	"strconv"
 	"strings"
 
@@ -24,7 +25,7 @@ const (
 )
 
 // deadLetters is the transport's DeadLetters on a stream of their own, which
-// refuses new ones when it is full.
+// refuses new ones when it is full, or drops the oldest.
 //
 // A record's subject is <ns>.dlq.<id>.<kind>.<group or _>.<name or _>, so that an
 // operator can filter; its body is the original's, and its headers are the
@@ -34,10 +35,12 @@ type deadLetters struct {
 	c      *caller
 	names  names
 	stream string
+	log    *slog.Logger
+	bounds deadBounds
 }
 
-func newDeadLetters(c *caller, n names) *deadLetters {
-	return &deadLetters{c: c, names: n, stream: n.deadLetters()}
+func newDeadLetters(c *caller, n names, log *slog.Logger) *deadLetters {
+	return &deadLetters{c: c, names: n, stream: n.deadLetters(), log: log}
 }
 
 func (d *deadLetters) Add(ctx context.Context, dl *transport.DeadLetter) error {
@@ -45,6 +48,7 @@ func (d *deadLetters) Add(ctx context.Context, dl *transport.DeadLetter) error {
 		return fmt.Errorf("add dead letter: %w", err)
 	}
 	doing := fmt.Sprintf("add dead letter %q", dl.ID)
+	risk := d.atRisk(ctx, len(dl.Message.Body)+recordHeaders)
 	err := d.c.try(ctx, doing, func(ctx context.Context, js jetstream.JetStream) error {
 		m := &nats.Msg{Subject: d.subject(dl)}
 		m.Header, m.Data = encodeRecord(dl, int(js.Conn().MaxPayload())-publishRoom)
@@ -67,6 +71,9 @@ func (d *deadLetters) Add(ctx context.Context, dl *transport.DeadLetter) error {
 		}
 		return readErr
 	})
+	if err == nil {
+		d.tellDropped(ctx, risk)
+	}
 	return err
 }
 
@@ -104,22 +111,6 @@ func (d *deadLetters) Remove(ctx context.Context, id string) error {
 		}
 		return err
 	})
-}
-
-func (d *deadLetters) Count(ctx context.Context) (int, error) {
-	state, err := d.state(ctx, "count dead letters")
-	return int(state.Msgs), err
-}
-
-func (d *deadLetters) state(ctx context.Context, doing string) (state jetstream.StreamState, err error) {
-	err = d.c.try(ctx, doing, func(ctx context.Context, js jetstream.JetStream) error {
-		st, err := js.Stream(ctx, d.stream)
-		if err == nil {
-			state = st.CachedInfo().State
-		}
-		return err
-	})
-	return state, err
 }
 
 // find reads a record from the leader. ErrNotFound: there is none.

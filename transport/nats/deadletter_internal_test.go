@@ -1,9 +1,11 @@
 package nats
 
 import (
+	"bytes"
 	"context"
 	"errors"
 	"fmt"
+	"log/slog"
 	"strings"
 	"testing"
 	"time"
@@ -130,7 +132,7 @@ func FuzzRecordDecode(f *testing.F) {
 	f.Add("t.dlq.a.event._.x", deadKind, "event", hdrEscaped, "1", []byte("x"))
 	f.Add("t.dlq.a", deadAttempts, "-1", deadFirst, "%", []byte(nil))
 	f.Add("", deadHeader+"%zz", "%zz", deadSize, "99999999999999999999", []byte{0})
-	d := newDeadLetters(nil, names{ns: "t", upper: "T"})
+	d := newDeadLetters(nil, names{ns: "t", upper: "T"}, slog.New(slog.DiscardHandler))
 	f.Fuzz(func(t *testing.T, subject, k1, v1, k2, v2 string, body []byte) {
 		dl := d.decode(&jetstream.RawStreamMsg{Subject: subject, Sequence: 9, Header: nats.Header{k1: {v1}, k2: {v2, v1}, "E": nil}, Data: body})
 		require.NotEmpty(t, dl.ID)
@@ -153,7 +155,7 @@ func testDeadLetters(t *testing.T, nc *nats.Conn, limit int64) (*deadLetters, *f
 		AllowDirect: true, Storage: jetstream.MemoryStorage,
 	})
 	require.NoError(t, err)
-	return newDeadLetters(c, n), js
+	return newDeadLetters(c, n, slog.New(slog.DiscardHandler)), js
 }
 
 func TestDeadLetterWhoseAnswerIsLost(t *testing.T) {
@@ -163,9 +165,9 @@ func TestDeadLetterWhoseAnswerIsLost(t *testing.T) {
 		require.NoError(t, d.Add(t.Context(), deadLetter("one")))
 		loseAnswers(js, 1)
 		require.NoError(t, d.Add(t.Context(), deadLetter("two")), "the one that fills the stream")
-		n, err := d.Count(t.Context())
+		st, err := d.Stats(t.Context())
 		require.NoError(t, err)
-		require.Equal(t, 2, n)
+		require.Equal(t, 2, st.Count)
 
 		err = d.Add(t.Context(), deadLetter("three"))
 		require.ErrorIs(t, err, transport.ErrBacklog)
@@ -258,9 +260,9 @@ func TestForeignDeadLetters(t *testing.T) {
 		for _, id := range ids {
 			require.NoError(t, d.Remove(ctx, id))
 		}
-		n, err := d.Count(ctx)
+		st, err := d.Stats(ctx)
 		require.NoError(t, err)
-		require.Zero(t, n)
+		require.Zero(t, st.Count)
 	})
 }
 
@@ -313,5 +315,48 @@ func TestDeadLettersWithoutBroker(t *testing.T) {
 		got, err := d.Get(t.Context(), "one")
 		require.NoError(t, err, "it waits")
 		require.Equal(t, "it broke", got.Error)
+	})
+}
+
+// The server drops the oldest without a word; the driver says so.
+func TestDeadLettersDropped(t *testing.T) {
+	natstest.Bubble(t, func(t *testing.T, srv *embedded.Server) {
+		ctx := t.Context()
+		d, js := testDeadLetters(t, natstest.Connect(t, srv), 3)
+		var logged bytes.Buffer
+		d.log = slog.New(slog.NewTextHandler(&logged, nil))
+		st, err := js.JetStream.Stream(ctx, d.stream)
+		require.NoError(t, err)
+		cfg := st.CachedInfo().Config
+		cfg.Discard = jetstream.DiscardOld
+		_, err = js.UpdateStream(ctx, cfg)
+		require.NoError(t, err)
+		dropped := func() uint64 {
+			st, err := d.Stats(ctx)
+			require.NoError(t, err)
+			return st.Dropped
+		}
+		for i := range 3 {
+			require.NoError(t, d.Add(ctx, deadLetter(fmt.Sprint(i))))
+		}
+		require.NoError(t, d.Add(ctx, deadLetter("0")), "it is there")
+		require.Zero(t, dropped())
+		require.Empty(t, logged.String())
+		require.NoError(t, d.Add(ctx, deadLetter("3")))
+		require.EqualValues(t, 1, dropped())
+		require.Equal(t, 1, strings.Count(logged.String(), "level=ERROR"))
+		require.Contains(t, logged.String(), "id=0 name=user.created group=mailer")
+
+		// A large one takes the place of several.
+		cfg.MaxBytes = 20 << 10
+		_, err = js.UpdateStream(ctx, cfg)
+		require.NoError(t, err)
+		large := deadLetter("large")
+		large.Message.Body = make([]byte, 18<<10)
+		require.NoError(t, d.Add(ctx, large))
+		require.GreaterOrEqual(t, dropped(), uint64(3))
+		left, err := d.Stats(ctx)
+		require.NoError(t, err)
+		require.EqualValues(t, 5-left.Count, dropped())
 	})
 }

@@ -30,10 +30,11 @@ func (d *deadLetters) page(ctx context.Context, q transport.DeadLetterQuery) ([]
 	if !q.Newest {
 		return d.read(ctx, q.After+1, 0, q.Limit)
 	}
-	state, err := d.state(ctx, "list dead letters")
+	info, err := d.info(ctx, "list dead letters")
 	if err != nil {
 		return nil, err
 	}
+	state := info.State
 	// Streams are read forwards only. Read the window before the end, and then
 	// ever larger ones where records were removed.
 	end := state.LastSeq

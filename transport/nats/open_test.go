@@ -370,3 +370,18 @@ func TestNoOptionOfTheCallersIsLost(t *testing.T) {
 	require.NoError(t, tr.Close(t.Context()))
 	<-closed
 }
+
+func TestDeadLettersThatDropTheOldest(t *testing.T) {
+	s := natstest.Server(t)
+	dropping := nats.Config{URL: s.URL(), DropDeadLetters: true}
+	open(t, dropping)
+	open(t, nats.Config{URL: s.URL()}) // the default accepts it
+
+	refusing := nats.Config{URL: s.URL(), Namespace: "other"}
+	open(t, refusing)
+	refusing.DropDeadLetters = true
+	_, err := nats.Open(t.Context(), refusing)
+	require.ErrorIs(t, err, transport.ErrConfig)
+	require.ErrorContains(t, err, "OTHER_DLQ")
+	require.ErrorContains(t, err, "Discard")
+}

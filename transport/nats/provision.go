@@ -125,7 +125,12 @@ func (t *Transport) retryStream() jetstream.StreamConfig {
 func (t *Transport) deadLetterStream() jetstream.StreamConfig {
 	s := t.stream(t.names.deadLetters(), "dead letters", t.names.below("dlq"))
 	s.Discard = jetstream.DiscardNew
-	s.MaxAge = max(t.cfg.DeadLetterMaxAge, 0)
+	if t.cfg.DropDeadLetters {
+		s.Discard = jetstream.DiscardOld
+	}
+	if s.MaxAge = max(t.cfg.DeadLetterMaxAge, 0); s.MaxAge > 0 {
+		s.Duplicates = min(s.Duplicates, s.MaxAge) // which records do without
+	}
 	s.MaxBytes = orUnlimited(t.cfg.DeadLetterMaxBytes)
 	s.MaxMsgs = orUnlimited(t.cfg.DeadLetterMaxMessages)
 	return s
@@ -213,7 +218,9 @@ func (t *Transport) planStream(have, want jetstream.StreamConfig) (update *jetst
 		return nil, diff // a newer program knows better
 	}
 	fixed("Subjects", have.Subjects, want.Subjects)
-	fixed("Discard", have.Discard, want.Discard)
+	if want.Name != t.names.deadLetters() || t.cfg.DropDeadLetters {
+		fixed("Discard", have.Discard, want.Discard)
+	}
 	fixed("MaxMsgsPerSubject", unlimited(have.MaxMsgsPerSubject), unlimited(want.MaxMsgsPerSubject))
 	fixed("AllowMsgSchedules", have.AllowMsgSchedules, want.AllowMsgSchedules)
 	fixed("RePublish", describeRepublish(have.RePublish), describeRepublish(want.RePublish))

@@ -34,12 +34,12 @@ func TestSuite(t *testing.T) {
 				time.Sleep(time.Minute)
 			})
 			return func(t *testing.T) transport.Transport {
-				tr, err := nats.Open(t.Context(), nats.Config{Server: s})
+				tr, err := nats.Open(t.Context(), nats.Config{Server: s, DeadLetterMaxMessages: 200})
 				require.NoError(t, err)
 				return tr
 			}
 		},
-		Features: transporttest.Features{Bubble: true, MaxBody: maxBody},
+		Features: transporttest.Features{Bubble: true, MaxBody: maxBody, MaxDeadLetters: 200},
 	})
 }
 
@@ -56,11 +56,11 @@ func TestSuiteTCP(t *testing.T) {
 		Backend: func(t *testing.T) func(t *testing.T) transport.Transport {
 			s := natstest.Server(t)
 			return func(t *testing.T) transport.Transport {
-				tr, err := nats.Open(t.Context(), nats.Config{URL: s.URL()})
+				tr, err := nats.Open(t.Context(), nats.Config{URL: s.URL(), DeadLetterMaxMessages: 200, DropDeadLetters: true})
 				require.NoError(t, err)
 				return tr
 			}
 		},
-		Features: transporttest.Features{MaxBody: maxBody, Parallel: true},
+		Features: transporttest.Features{MaxBody: maxBody, Parallel: true, MaxDeadLetters: 200, DropDeadLetters: true},
 	})
 }

@@ -81,7 +81,7 @@ func (t *Transport) start(ctx context.Context) (err error) {
 	}
 	t.disc = newDiscovery(t)
 	t.store = newStore(t.calls, t.names)
-	t.dead = newDeadLetters(t.calls, t.names)
+	t.dead = newDeadLetters(t.calls, t.names, t.log)
 	return nil
 }
 

@@ -172,7 +172,7 @@ func (e *env) calls(tr transport.Transport) map[string]func(context.Context) err
 		"list dead letters":  func(ctx context.Context) error { _, err := dead.List(ctx, transport.DeadLetterQuery{}); return err },
 		"get dead letter":    func(ctx context.Context) error { _, err := dead.Get(ctx, "x"); return err },
 		"remove dead letter": func(ctx context.Context) error { return dead.Remove(ctx, "x") },
-		"count dead letters": func(ctx context.Context) error { _, err := dead.Count(ctx); return err },
+		"dead letter stats":  func(ctx context.Context) error { _, err := dead.Stats(ctx); return err },
 		"create":             func(ctx context.Context) error { _, err := store.Create(ctx, "k", nil, 0); return err },
 		"get":                func(ctx context.Context) error { _, err := store.Get(ctx, "k"); return err },
 		"update":             func(ctx context.Context) error { _, err := store.Update(ctx, "k", nil, 1, 0); return err },

@@ -18,7 +18,10 @@ func deadLetterCases() []testCase {
 		{name: "DeadLetterListDefaultLimit", run: deadLetterListDefaultLimit},
 		{name: "DeadLetterRemove", run: deadLetterRemove},
 		{name: "DeadLetterConcurrently", run: deadLetterConcurrently},
-		{name: "DeadLetterFull", run: deadLetterFull, needs: func(f Features) bool { return f.MaxDeadLetters > 0 }},
+		{name: "DeadLetterStats", run: deadLetterStats},
+		{name: "DeadLetterFull", run: deadLetterFull, needs: func(f Features) bool { return f.MaxDeadLetters > 0 && !f.DropDeadLetters }},
+		{name: "DeadLetterDropsOldest", run: deadLetterDropsOldest, needs: func(f Features) bool { return f.MaxDeadLetters > 0 && f.DropDeadLetters }},
+		{name: "DeadLetterAge", run: deadLetterAge, needs: func(f Features) bool { return f.Bubble && f.DeadLetterMaxAge > 0 }},
 	}
 }
 
@@ -49,6 +52,13 @@ func (e *env) list(dead transport.DeadLetters, q transport.DeadLetterQuery) (ids
 		ids, last = append(ids, d.ID), d.Sequence
 	}
 	return ids, last
+}
+
+func (e *env) stats(dead transport.DeadLetters) transport.DeadLetterStats {
+	e.t.Helper()
+	st, err := dead.Stats(e.ctx())
+	require.NoError(e.t, err)
+	return st
 }
 
 func deadLetterFidelity(e *env) {
@@ -100,9 +110,7 @@ func deadLetterAddTwice(e *env) {
 	require.Equal(e.t, e.deadLetter("one").Error, got.Error, "the first one stays")
 	ids, _ := e.list(dead, transport.DeadLetterQuery{})
 	require.Equal(e.t, []string{"one", "two"}, ids)
-	n, err := dead.Count(e.ctx())
-	require.NoError(e.t, err)
-	require.Equal(e.t, 2, n)
+	require.Equal(e.t, 2, e.stats(dead).Count)
 }
 
 func deadLetterList(e *env) {
@@ -157,9 +165,7 @@ func deadLetterRemove(e *env) {
 	require.ErrorIs(e.t, err, transport.ErrNotFound)
 	ids, _ := e.list(dead, transport.DeadLetterQuery{})
 	require.Equal(e.t, []string{"two"}, ids)
-	n, err := dead.Count(e.ctx())
-	require.NoError(e.t, err)
-	require.Equal(e.t, 1, n)
+	require.Equal(e.t, 1, e.stats(dead).Count)
 
 	e.add(dead, "one") // failed again after it was removed
 	again, err := dead.Get(e.ctx(), "one")
@@ -209,7 +215,81 @@ func deadLetterFull(e *env) {
 	e.add(dead, "0") // it is there
 	require.NoError(e.t, dead.Remove(e.ctx(), "1"))
 	e.add(dead, "more")
-	n, err := dead.Count(e.ctx())
+	require.Equal(e.t, e.features.MaxDeadLetters, e.stats(dead).Count)
+}
+
+func deadLetterStats(e *env) {
+	dead := e.open().DeadLetters()
+	st := e.stats(dead)
+	require.Equal(e.t, transport.DeadLetterStats{Max: st.Max, MaxAge: st.MaxAge, DropOldest: e.features.DropDeadLetters}, st)
+	if e.features.MaxDeadLetters > 0 {
+		require.Equal(e.t, e.features.MaxDeadLetters, st.Max)
+	}
+	began := time.Now()
+	for i := range 4 {
+		e.add(dead, fmt.Sprint(i))
+		e.pass(e.quiet)
+	}
+	all, err := dead.List(e.ctx(), transport.DeadLetterQuery{})
 	require.NoError(e.t, err)
-	require.Equal(e.t, e.features.MaxDeadLetters, n)
+	for i, d := range all { // a gap is of what is gone
+		require.Equal(e.t, all[0].Sequence+uint64(i), d.Sequence)
+	}
+	st = e.stats(dead)
+	require.Equal(e.t, 4, st.Count)
+	require.Equal(e.t, all[3].Sequence, st.Last)
+	require.WithinDuration(e.t, began, st.Oldest, e.quiet/2)
+
+	require.NoError(e.t, dead.Remove(e.ctx(), "0"))
+	require.True(e.t, e.stats(dead).Oldest.After(began.Add(e.quiet/2)))
+	for _, id := range []string{"1", "2", "3"} {
+		require.NoError(e.t, dead.Remove(e.ctx(), id))
+	}
+	st = e.stats(dead)
+	require.Zero(e.t, st.Count)
+	require.Zero(e.t, st.Oldest)
+	require.Equal(e.t, all[3].Sequence, st.Last, "of the last one that was added")
+	require.Zero(e.t, st.Dropped+st.Expired, "removed is not lost")
+	e.add(dead, "4")
+	_, last := e.list(dead, transport.DeadLetterQuery{})
+	require.Equal(e.t, all[3].Sequence+1, last)
+}
+
+func deadLetterDropsOldest(e *env) {
+	one, two := e.open().DeadLetters(), e.open().DeadLetters()
+	limit := e.features.MaxDeadLetters
+	for i := range limit {
+		e.add(one, fmt.Sprint(i))
+	}
+	require.Zero(e.t, e.stats(one).Dropped)
+	e.add(one, "0") // it is there: nothing has to make room
+	require.Zero(e.t, e.stats(one).Dropped)
+	e.add(one, "more", "most")
+	ids, _ := e.list(two, transport.DeadLetterQuery{Limit: 2})
+	require.Equal(e.t, []string{"2", "3"}, ids)
+	st := e.stats(one)
+	require.Equal(e.t, limit, st.Count)
+	require.EqualValues(e.t, 2, st.Dropped)
+	_, err := two.Get(e.ctx(), "0")
+	require.ErrorIs(e.t, err, transport.ErrNotFound)
+}
+
+func deadLetterAge(e *env) {
+	dead := e.open().DeadLetters()
+	age := e.features.DeadLetterMaxAge
+	require.Equal(e.t, age, e.stats(dead).MaxAge)
+	e.add(dead, "old", "removed")
+	require.NoError(e.t, dead.Remove(e.ctx(), "removed"))
+	e.pass(age * 3 / 4)
+	e.add(dead, "young")
+	e.pass(age / 2)
+	ids, _ := e.list(dead, transport.DeadLetterQuery{})
+	require.Equal(e.t, []string{"young"}, ids)
+	_, err := dead.Get(e.ctx(), "old")
+	require.ErrorIs(e.t, err, transport.ErrNotFound)
+	e.pass(age)
+	require.Zero(e.t, e.stats(dead).Count)
+	e.add(dead, "old") // failed again
+	ids, _ = e.list(dead, transport.DeadLetterQuery{})
+	require.Equal(e.t, []string{"old"}, ids)
 }

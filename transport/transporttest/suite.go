@@ -45,8 +45,13 @@ type Features struct {
 	// is no limit worth a case.
 	MaxEvents int
 	// MaxDeadLetters is how many dead letters the backend stores before Add
-	// reports transport.ErrBacklog. 0: there is no limit worth a case.
-	MaxDeadLetters int
+	// reports transport.ErrBacklog or, with DropDeadLetters, drops the oldest: at
+	// least 200. 0: there is no limit worth a case.
+	MaxDeadLetters  int
+	DropDeadLetters bool
+	// DeadLetterMaxAge is the age at which the backend drops a dead letter, by the
+	// time of the bubble: an hour or more. 0, or without Bubble: it is not tested.
+	DeadLetterMaxAge time.Duration
 	// DedupWindow is how long the backend remembers an event's ID. 0, or more
 	// than two seconds without Bubble: the window's end is not tested.
 	DedupWindow time.Duration

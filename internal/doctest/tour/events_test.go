@@ -8,7 +8,6 @@ import (
 
 	"github.com/jitney-bus/jitney/bus"
 	"github.com/jitney-bus/jitney/resilience"
-	"github.com/jitney-bus/jitney/transport"
 	"github.com/jitney-bus/jitney/transport/memory"
 )
 
@@ -176,15 +175,14 @@ func Example_retry() {
 	check(err)
 	check(bus.Publish(ctx, b, UserRenamed{ID: "u1", Name: "Alice"}))
 	for n := 0; n == 0; time.Sleep(time.Millisecond) {
-		n, err = tr.DeadLetters().Count(ctx)
+		n, err = b.DeadLetters().Count(ctx, bus.DeadLetterFilter{})
 		check(err)
 	}
 
 	// doc:dead
-	// tr is the transport that the bus was made with.
-	letters, err := tr.DeadLetters().List(ctx, transport.DeadLetterQuery{Newest: true, Limit: 10})
-	for _, d := range letters {
-		fmt.Println(d.Message.To.Name, d.Group, d.Handler, d.Attempts, d.Code, d.Error)
+	page, err := b.DeadLetters().List(ctx, bus.DeadLetterQuery{Newest: true, Limit: 10})
+	for _, d := range page.Letters {
+		fmt.Println(d.Name, d.Group, d.Handler, d.Attempts, d.Code, d.Err)
 	}
 	// doc:end
 	check(err)

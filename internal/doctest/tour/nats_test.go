@@ -75,6 +75,7 @@ func config(tlsConfig *tls.Config, log *slog.Logger) nats.Config {
 		DeadLetterMaxAge:      90 * 24 * time.Hour,
 		DeadLetterMaxBytes:    5 << 30,
 		DeadLetterMaxMessages: 100_000,
+		DropDeadLetters:       false, // true: when they are full, the oldest makes room
 
 		DoubleAck: true, // a round trip for each event, and fewer redeliveries
 		Logger:    log,  // what is degraded or lost

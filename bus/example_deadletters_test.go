@@ -1,0 +1,221 @@
+package bus_test
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"time"
+
+	"github.com/jitney-bus/jitney/bus"
+	"github.com/jitney-bus/jitney/transport/memory"
+)
+
+// failed returns a bus whose group "mailer" could not handle the events of these
+// users, and has closed the listener since.
+func failed(ctx context.Context, ids ...UserID) *bus.Bus {
+	b, err := bus.New(memory.New(memory.Config{}), bus.Config{Service: "mailer"})
+	must(err)
+	sub, err := bus.Subscribe(ctx, b, func(_ context.Context, e UserCreated) error {
+		return bus.Permanent(errors.New("no such address: " + string(e.ID)))
+	}, bus.WithName("welcome"), bus.WithConcurrency(1))
+	must(err)
+	for _, id := range ids {
+		must(bus.Publish(ctx, b, UserCreated{ID: id}, bus.WithID("evt-"+string(id))))
+	}
+	for n := 0; n < len(ids); time.Sleep(time.Millisecond) {
+		n, err = b.DeadLetters().Count(ctx, bus.DeadLetterFilter{})
+		must(err)
+	}
+	must(sub.Close(ctx))
+	return b
+}
+
+func ExampleBus_DeadLetters() {
+	ctx := context.Background()
+	b := failed(ctx, "ada")
+	defer b.Close(ctx)
+
+	page, err := b.DeadLetters().List(ctx, bus.DeadLetterQuery{})
+	must(err)
+	for _, d := range page.Letters {
+		fmt.Println(d.Kind, d.Name, "at", d.Group+"/"+d.Handler, "after", d.Attempts, "attempt:", d.Err)
+	}
+	// Output: event user.created at mailer/welcome after 1 attempt: no such address: ada
+}
+
+// A page's Next is the Cursor of the next one.
+func ExampleDeadLetters_List() {
+	ctx := context.Background()
+	b := failed(ctx, "ada", "bob", "cleo")
+	defer b.Close(ctx)
+
+	q := bus.DeadLetterQuery{
+		DeadLetterFilter: bus.DeadLetterFilter{Group: "mailer", Text: "no such address"},
+		Newest:           true,
+		Limit:            2,
+	}
+	for first := true; first || q.Cursor != ""; first = false {
+		page, err := b.DeadLetters().List(ctx, q)
+		must(err)
+		fmt.Println("page of", len(page.Letters))
+		for _, d := range page.Letters {
+			fmt.Println(d.Err)
+		}
+		q.Cursor = page.Next
+	}
+	// Output:
+	// page of 2
+	// no such address: cleo
+	// no such address: bob
+	// page of 1
+	// no such address: ada
+}
+
+func ExampleDeadLetters_All() {
+	ctx := context.Background()
+	b := failed(ctx, "ada", "bob")
+	defer b.Close(ctx)
+
+	for d, err := range b.DeadLetters().All(ctx, bus.DeadLetterQuery{}) {
+		must(err)
+		fmt.Println(d.MessageID)
+	}
+	// Output:
+	// evt-ada
+	// evt-bob
+}
+
+func ExampleDeadLetters_Get() {
+	ctx := context.Background()
+	b := failed(ctx, "ada")
+	defer b.Close(ctx)
+
+	_, err := b.DeadLetters().Get(ctx, "some-id")
+	fmt.Println(errors.Is(err, bus.ErrNoDeadLetter), bus.CodeOf(err))
+	// Output: true not_found
+}
+
+func ExampleDeadLetterValue() {
+	ctx := context.Background()
+	b := failed(ctx, "ada")
+	defer b.Close(ctx)
+
+	page, err := b.DeadLetters().List(ctx, bus.DeadLetterQuery{})
+	must(err)
+	d := page.Letters[0]
+	e, err := bus.DeadLetterValue[UserCreated](d)
+	must(err)
+	fmt.Println(e.ID)
+	// Output: ada
+}
+
+// What the message looks like on the wire, also where it never was there.
+func ExampleDeadLetter_Body() {
+	ctx := context.Background()
+	b := failed(ctx, "ada")
+	defer b.Close(ctx)
+
+	page, err := b.DeadLetters().List(ctx, bus.DeadLetterQuery{})
+	must(err)
+	body, err := page.Letters[0].Body()
+	must(err)
+	fmt.Println(page.Letters[0].ContentType, string(body))
+	// Output: application/json {"ID":"ada"}
+}
+
+func ExampleDeadLetter_Header() {
+	ctx := context.Background()
+	b := failed(ctx, "ada")
+	defer b.Close(ctx)
+
+	page, err := b.DeadLetters().List(ctx, bus.DeadLetterQuery{})
+	must(err)
+	fmt.Println(len(page.Letters[0].Header()))
+	// Output: 0
+}
+
+func ExampleDeadLetter_String() {
+	d := bus.DeadLetter{
+		ID: "4hTzvBdFmWwDJsTCG5Gr9g", Kind: bus.KindEvent, Name: "user.created", MessageID: "evt-ada",
+		Group: "mailer", Handler: "welcome", Code: bus.CodeFailed, Err: "no such address", Attempts: 4,
+		Last: time.Date(2026, 11, 23, 19, 12, 33, 0, time.UTC),
+	}
+	fmt.Println(d)
+	// Output: 2026-11-23T19:12:33.000Z 4hTzvBdFmWwDJsTCG5Gr9g event user.created mailer/welcome attempts=4 id=evt-ada code=failed err="no such address"
+}
+
+func ExampleDeadLetters_Count() {
+	ctx := context.Background()
+	b := failed(ctx, "ada", "bob")
+	defer b.Close(ctx)
+
+	all, err := b.DeadLetters().Count(ctx, bus.DeadLetterFilter{})
+	must(err)
+	bobs, err := b.DeadLetters().Count(ctx, bus.DeadLetterFilter{MessageID: "evt-bob"})
+	must(err)
+	fmt.Println(all, bobs)
+	// Output: 2 1
+}
+
+func ExampleDeadLetters_Stats() {
+	ctx := context.Background()
+	b := failed(ctx, "ada")
+	defer b.Close(ctx)
+
+	st, err := b.DeadLetters().Stats(ctx)
+	must(err)
+	fmt.Println(st.Count, "of", st.Max, "dropped", st.Dropped, "oldest", time.Since(st.Oldest) < time.Minute)
+	// Output: 1 of 1000 dropped 0 oldest true
+}
+
+func ExampleDeadLetters_Discard() {
+	ctx := context.Background()
+	b := failed(ctx, "ada")
+	defer b.Close(ctx)
+
+	page, err := b.DeadLetters().List(ctx, bus.DeadLetterQuery{})
+	must(err)
+	fmt.Println(b.DeadLetters().Discard(ctx, page.Letters[0].ID))
+	// Output: <nil>
+}
+
+func ExampleDeadLetters_Purge() {
+	ctx := context.Background()
+	b := failed(ctx, "ada", "bob")
+	defer b.Close(ctx)
+
+	// What is older than a week, or is Bob's.
+	old, err := b.DeadLetters().Purge(ctx, bus.DeadLetterFilter{Until: time.Now().AddDate(0, 0, -7)})
+	must(err)
+	bobs, err := b.DeadLetters().Purge(ctx, bus.DeadLetterFilter{Where: func(d bus.DeadLetter) bool {
+		e, err := bus.DeadLetterValue[UserCreated](d)
+		return err == nil && e.ID == "bob"
+	}})
+	must(err)
+	fmt.Println(old, bobs)
+	// Output: 0 1
+}
+
+func ExampleDeadLetters_Watch() {
+	ctx, cancel := context.WithCancel(context.Background())
+	defer cancel()
+	b := failed(ctx)
+	defer b.Close(context.Background())
+
+	_, err := bus.Subscribe(ctx, b, func(context.Context, UserCreated) error {
+		return bus.Permanent(errors.New("no such address"))
+	})
+	must(err)
+	go func() {
+		for ctx.Err() == nil {
+			_ = bus.Publish(ctx, b, UserCreated{ID: "ada"})
+			time.Sleep(100 * time.Millisecond)
+		}
+	}()
+	for news, err := range b.DeadLetters().Watch(ctx, bus.DeadLetterFilter{Group: "mailer"}) {
+		must(err)
+		fmt.Println(news.Err, "- missed:", news.Missed)
+		break
+	}
+	// Output: no such address - missed: 0
+}

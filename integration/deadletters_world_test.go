@@ -1,0 +1,119 @@
+package integration_test
+
+import (
+	"context"
+	"fmt"
+	"time"
+
+	"github.com/stretchr/testify/require"
+
+	"github.com/jitney-bus/jitney/bus"
+	"github.com/jitney-bus/jitney/transport"
+)
+
+// DeadLetters makes a faulty transport's dead letters fail too: "bury", "unbury",
+// "dead list", "dead get" and "dead stats", with the id where there is one.
+func (t *faulty) DeadLetters() transport.DeadLetters {
+	return faultyDeadLetters{t.Transport.DeadLetters(), t}
+}
+
+type faultyDeadLetters struct {
+	transport.DeadLetters
+	t *faulty
+}
+
+func (d faultyDeadLetters) Add(ctx context.Context, l *transport.DeadLetter) error {
+	if err := d.t.before(ctx, "bury", l.ID); err != nil {
+		return err
+	}
+	return d.t.done(ctx, "bury", l.ID, d.DeadLetters.Add(ctx, l))
+}
+
+func (d faultyDeadLetters) Remove(ctx context.Context, id string) error {
+	if err := d.t.before(ctx, "unbury", id); err != nil {
+		return err
+	}
+	return d.t.done(ctx, "unbury", id, d.DeadLetters.Remove(ctx, id))
+}
+
+func (d faultyDeadLetters) List(ctx context.Context, q transport.DeadLetterQuery) ([]*transport.DeadLetter, error) {
+	if err := d.t.before(ctx, "dead list", ""); err != nil {
+		return nil, err
+	}
+	return d.DeadLetters.List(ctx, q)
+}
+
+func (d faultyDeadLetters) Get(ctx context.Context, id string) (*transport.DeadLetter, error) {
+	if err := d.t.before(ctx, "dead get", id); err != nil {
+		return nil, err
+	}
+	return d.DeadLetters.Get(ctx, id)
+}
+
+func (d faultyDeadLetters) Stats(ctx context.Context) (transport.DeadLetterStats, error) {
+	if err := d.t.before(ctx, "dead stats", ""); err != nil {
+		return transport.DeadLetterStats{}, err
+	}
+	return d.DeadLetters.Stats(ctx)
+}
+
+// letter is the record of an event that failed, as the bus makes it.
+func (w *world) letter(id string) *transport.DeadLetter {
+	now := time.Now()
+	m := &transport.Message{
+		To: transport.Address{Name: "user.created"}, ID: "evt-" + id, CorrelationID: "evt-" + id, SentAt: now,
+		Header: transport.Header{"Tenant": {"t1"}},
+	}
+	w.fill(m, userCreated{ID: userID(id)})
+	return &transport.DeadLetter{
+		ID: id, Message: m, Kind: "event", Group: "svc", Handler: "default", Code: "failed", Error: "oops",
+		Attempts: 4, First: now, Last: now, Service: "svc", Host: "h", StreamSequence: 1,
+	}
+}
+
+// fill gives m its content, the way the transport carries it.
+func (w *world) fill(m *transport.Message, e userCreated) {
+	if w.inProcess {
+		m.Value = e
+	} else {
+		m.Body = fmt.Appendf(nil, `{"ID":%q,"Note":%q}`, e.ID, e.Note)
+	}
+}
+
+// add stores records as they are.
+func (w *world) add(tr transport.Transport, ds ...*transport.DeadLetter) {
+	w.Helper()
+	for _, d := range ds {
+		require.NoError(w, tr.DeadLetters().Add(w.Context(), d))
+	}
+}
+
+// addNumbered stores the records from to to-1.
+func (w *world) addNumbered(tr transport.Transport, from, to int) {
+	w.Helper()
+	for i := from; i < to; i++ {
+		w.add(tr, w.letter(fmt.Sprint(i)))
+	}
+}
+
+func letterIDs(ls []bus.DeadLetter) []string {
+	ids := make([]string, len(ls))
+	for i, l := range ls {
+		ids[i] = l.ID
+	}
+	return ids
+}
+
+// numbered is the ids from first to last, counting up or down.
+func numbered(first, last int) []string {
+	ids := []string{fmt.Sprint(first)}
+	for first != last {
+		if first < last {
+			first++
+		} else {
+			first--
+		}
+		ids = append(ids, fmt.Sprint(first))
+	}
+	return ids
+}
