@@ -19,7 +19,7 @@ import (
 // do while a new version is rolled out. Both sides tell Config.Observers. The
 // zero Filter lets everything pass.
 type Filter struct {
-	// Name is what errors and logs call it.
+	// Name is what Describe, errors and logs call it.
 	Name string
 	// Pass reports whether m goes on. It must be fast, safe for concurrent use,
 	// and must not modify m. One that panics lets the event pass, which is
