@@ -4,7 +4,6 @@ import (
 	"context"
 	"encoding/json"
 	"errors"
-	"fmt"
 	"maps"
 	"math/rand/v2"
 	"slices"
@@ -226,22 +225,19 @@ func (r *reaper) some(lease string) map[string]opening {
 
 // tell publishes the ends of some openings.
 func (r *reaper) tell(ctx context.Context, some map[string]opening) error {
-	var ms []*transport.Message
+	var as []announcement
 	for id, o := range some {
-		m, err := r.b.announcement(o.Session, endedID(id), SessionEnded{
+		a, err := r.b.announcement(o.Session, endedID(id), SessionEnded{
 			ID: o.Session, Opening: id, Service: o.Service, Host: o.Host, Reason: EndExpired,
 			Err: ErrSessionExpired.Error(), Started: o.Opened, Time: time.Now(),
 		})
 		if err != nil {
 			return err
 		}
-		ms = append(ms, m)
+		as = append(as, a)
 		r.b.log.Info("session of a dead process ended", "session", o.Session, "service", o.Service, "host", o.Host)
 	}
-	if err := r.b.tr.Publish(ctx, ms...); err != nil {
-		return fmt.Errorf("publish the ends of sessions: %w", err)
-	}
-	return nil
+	return r.b.publishAll(ctx, as...)
 }
 
 // releaseCommands takes a dead process out of the records of its sessions'

@@ -222,25 +222,46 @@ func (s *Session) ended() SessionEnded {
 
 // announce publishes an event of the bus itself, past filters and middleware.
 func (b *Bus) announce(ctx context.Context, session, id string, event any) error {
-	m, err := b.announcement(session, id, event)
+	a, err := b.announcement(session, id, event)
 	if err != nil {
 		return err
 	}
-	if err := b.tr.Publish(ctx, m); err != nil {
-		return fmt.Errorf("publish %s: %w", m.To.Name, err)
-	}
-	return nil
+	return b.publishAll(ctx, a)
 }
 
-// announcement is the message of announce.
-func (b *Bus) announcement(session, id string, event any) (*transport.Message, error) {
+// announcement is an event of the bus itself.
+type announcement struct {
+	event any
+	m     *transport.Message
+}
+
+func (b *Bus) announcement(session, id string, event any) (announcement, error) {
 	info, err := b.typeOf(event, "")
 	if err != nil {
-		return nil, err
+		return announcement{}, err
 	}
 	m := &transport.Message{
 		To: transport.Address{Session: session, Name: info.name}, Session: session,
 		ID: id, CorrelationID: id,
 	}
-	return m, b.encode("publish", info.name, event, m)
+	return announcement{event, m}, b.encode("publish", info.name, event, m)
+}
+
+// publishAll stores announcements, at least one, and tells the observers.
+func (b *Bus) publishAll(ctx context.Context, as ...announcement) error {
+	ms := make([]*transport.Message, len(as))
+	for i, a := range as {
+		ms[i] = a.m
+	}
+	began := time.Now()
+	err := b.tr.Publish(ctx, ms...)
+	if err != nil {
+		err = fmt.Errorf("publish %s: %w", ms[0].To.Name, err)
+	}
+	if b.observed() {
+		for _, a := range as {
+			b.observeSent(KindEvent, a.m, a.event, began, err)
+		}
+	}
+	return err
 }
