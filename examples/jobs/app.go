@@ -72,10 +72,8 @@ func (a *app) register(ctx context.Context, b *bus.Bus) error {
 	if err != nil {
 		return err
 	}
-	// doc:batch
 	// A batch listener: the store likes many rows at once.
 	_, err = bus.SubscribeBatch(ctx, b, a.store, bus.WithGroup("ledger"), bus.WithBatchSize(50))
-	// doc:end
 	if err != nil {
 		return err
 	}
