@@ -206,7 +206,7 @@ func ExampleItemContext() {
 		for i, e := range events {
 			item := bus.ItemContext(ctx, i)
 			id := bus.DerivedID(item, "welcomed")
-			if err := bus.Publish(item, b, Welcomed{ID: e.ID}, bus.WithID(id)); err != nil {
+			if err := bus.Publish(item, b, Welcomed(e), bus.WithID(id)); err != nil {
 				return err
 			}
 		}
