@@ -87,6 +87,14 @@ func (f *flight) copyFor(listener string, failed int, then string) *transport.Me
 	return &c
 }
 
+// then is who waits for the listener that a copy is addressed to.
+func (f *flight) then() queued {
+	if f.target == "" {
+		return nil
+	}
+	return parseQueued(f.m.Header.Get(headerThen))
+}
+
 // planCopy finds the listeners that a copy is addressed to: first those that
 // stopped the event, then those that wait for them.
 func (f *flight) planCopy(here []*listener) {
@@ -100,13 +108,14 @@ func (f *flight) planCopy(here []*listener) {
 		}
 	}
 	found := false
-	missing := f.then.byName()
+	then := f.then()
+	missing := then.byName()
 	for _, l := range here {
 		w, ok := missing[l.name]
 		switch {
 		case l.name == f.target:
 			found = true
-			add(l, f.failed, len(f.then) > 0)
+			add(l, f.failed, len(then) > 0)
 		case ok:
 			delete(missing, l.name)
 			add(l, w.failed, w.stops)
@@ -116,7 +125,7 @@ func (f *flight) planCopy(here []*listener) {
 		f.runs = nil
 		return
 	}
-	for _, w := range f.then {
+	for _, w := range then {
 		if _, ok := missing[w.name]; ok { // another process has it
 			add(f.r.absent(w.name), w.failed, w.stops)
 		}

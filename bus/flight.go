@@ -21,8 +21,7 @@ type flight struct {
 
 	value     any
 	failed    int       // failed runs before this delivery: those of the copy it came from
-	target    string    // only this listener
-	then      queued    // and those that wait for it
+	target    string    // only this listener, and those that wait for it
 	search    int       // how often it was passed on because target was not there
 	began     time.Time // when it was taken
 	runs      []*run    // to do now
@@ -30,19 +29,19 @@ type flight struct {
 	buried    bool      // some listener's failure is a dead letter
 	spared    bool      // some listener's filters stopped it: it is done with it
 	held      bool      // it has waited in this process: the broker does not know its attempts
-	timer     *time.Timer
-	due       time.Time
+	fresh     bool      // first, below, has not been used
+	// late says that time has passed since it was taken: it waited for its retry,
+	// or for the listeners of a higher priority.
+	late  bool
+	timer *time.Timer
+	due   time.Time
 
 	// One listener that succeeds is the rule: it needs no allocations beside the
-	// flight. fresh says that first has not been used.
+	// flight.
 	only  run
 	slots [1]*run
 	first call
-	fresh bool
 	alone [1]busyCall
-	// late says that time has passed since it was taken: it waited for its retry,
-	// or for the listeners of a higher priority.
-	late bool
 
 	mu    sync.Mutex
 	busy  []busyCall // of the listeners that run it
@@ -130,7 +129,6 @@ func (f *flight) readHeader() {
 	h := f.m.Header
 	f.target = h.Get(headerHandler)
 	f.failed = count(h.Get(headerAttempt))
-	f.then = parseQueued(h.Get(headerThen))
 	f.search = count(h.Get(headerSearch))
 	if origin := h.Get(headerOrigin); origin != "" {
 		f.id = origin

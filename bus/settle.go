@@ -167,7 +167,7 @@ func (f *flight) refuse(code Code, cause error) {
 	defer ctx.end()
 	f.r.b.log.Error("event cannot be handled", "name", f.r.key.name, "id", f.id,
 		"group", f.r.key.group, "session", f.m.Session, "code", code, "err", cause)
-	for _, name := range append([]string{f.target}, f.then.names()...) {
+	for _, name := range append([]string{f.target}, f.then().names()...) {
 		if err := f.bury(name, code, cause, max(f.d.Deliveries()-1, 0)); err != nil {
 			f.done("nak", f.d.Nak(ctx, refusedWait))
 			return

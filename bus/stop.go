@@ -32,6 +32,9 @@ func StopPropagation(err error) error {
 
 // stops reports whether an error is of StopPropagation.
 func stops(err error) bool {
+	if err == nil {
+		return false // without the allocation that errors.As needs
+	}
 	var s *stopError
 	return errors.As(err, &s)
 }
