@@ -34,7 +34,10 @@ func (r *reader) runBatch(flights []*flight) {
 		entered = false
 	}
 	if !entered {
-		return // the verdict of a run that has none is to hand back
+		for _, f := range flights {
+			f.runs[0].verdict = verdict{fate: fateReturn}
+		}
+		return
 	}
 	defer l.leave()
 	k := newBatchCall(l, flights)
