@@ -59,6 +59,7 @@ func (s *scope) publishAsync(ctx context.Context, p *Pending, event any, opts []
 		return err
 	}
 	p.id, p.name = p.m.ID, p.m.To.Name
+	p.m.Fresh = false // its id is told before it is stored: it may be published again
 	bounded := &lazyContext{parent: ctx}
 	if _, ok := ctx.Deadline(); !ok || o.timeout > 0 {
 		bounded.timeout = cmp.Or(o.timeout, s.bus.cfg.PublishTimeout)
@@ -108,8 +109,8 @@ type Pending struct {
 	done    chan struct{} // made when somebody asks
 }
 
-// ID returns the event's id. Publishing it again WithID the same id, after an
-// error of CodeUnknown or CodeTimeout, stores it once.
+// ID returns the event's id. Publishing the event again WithID the same id, whatever
+// its result is or will be, stores it once within the dedup window.
 func (p *Pending) ID() string { return p.id }
 
 // Done returns a channel that is closed when the result is there.

@@ -177,8 +177,14 @@ func (e ItemErrors) any() bool {
 
 // Error says how many events have failed.
 func (e ItemErrors) Error() string {
-	if len(e) == 1 {
+	n := 0
+	for _, err := range e {
+		if err != nil {
+			n++
+		}
+	}
+	if n == 1 {
 		return "1 event of the batch failed"
 	}
-	return fmt.Sprintf("%d events of the batch failed", len(e))
+	return fmt.Sprintf("%d events of the batch failed", n)
 }

@@ -97,12 +97,14 @@ func (b *Bus) Run(ctx context.Context) error {
 // Close shuts the bus down without losing anything. It stops taking events and
 // hands back those that no handler has started; waits for running event
 // handlers, then stops taking commands from other processes and waits for running
-// command handlers, with live contexts; and closes the transport. When ctx ends
-// (or after Config.CloseTimeout, if it has no deadline) it cancels the handlers
-// that still run, with the cause ErrStopped; what they return then consumes no
-// attempt. After one more second it gives up on those that ignored it and returns
-// an error that names them. Giving up what the process owns and closing the
-// transport get a second each besides, whatever ctx has left.
+// command handlers, with live contexts; stores what PublishAsync has queued; and
+// closes the transport. When ctx ends (or after Config.CloseTimeout, if it has no
+// deadline) it cancels the handlers that still run, with the cause ErrStopped; what
+// they return then consumes no attempt. After one more second it gives up on those
+// that ignored it and returns an error that names them. Storing what is queued,
+// giving up what the process owns and closing the transport get a second each
+// besides, whatever ctx has left. What is queued and could not be stored is logged,
+// and the error counts it.
 //
 // From when Close is called, Execute and Publish return ErrClosed, except inside
 // handlers that are finishing: what they publish is stored, and what they execute

@@ -288,6 +288,24 @@ func TestPublishAsyncOutlivesItsContext(t *testing.T) {
 	})
 }
 
+// The id is known before the event is stored, so whoever does not wait for the result
+// may publish it again.
+func TestPublishAsyncAgain(t *testing.T) {
+	everywhere(t, func(w *world) {
+		b := w.bus(bus.Config{BatchTimeout: time.Minute})
+		w.keep()
+		p, err := bus.PublishAsync(w.Context(), b, userCreated{ID: "a"})
+		require.NoError(w, err)
+		require.NotEmpty(w, p.ID())
+		require.NoError(w, bus.Publish(w.Context(), b, userCreated{ID: "a"}, bus.WithID(p.ID())))
+		require.NoError(w, p.Wait(w.Context()))
+		_, err = bus.PublishAsync(w.Context(), b, userCreated{ID: "a"}, bus.WithID(p.ID()))
+		require.NoError(w, err)
+		require.NoError(w, b.Flush(w.Context()))
+		require.Equal(w, []string{p.ID()}, w.stored(1))
+	})
+}
+
 func TestPublishAsyncTellsEachResult(t *testing.T) {
 	everywhere(t, func(w *world) {
 		tr := tap(w.open())

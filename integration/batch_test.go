@@ -226,7 +226,7 @@ func TestBatchHandlersSteerEachEvent(t *testing.T) {
 
 func TestItemErrorsText(t *testing.T) {
 	require.Equal(t, "1 event of the batch failed", bus.ItemErrors{3: errOops}.Error())
-	require.Equal(t, "2 events of the batch failed", bus.ItemErrors{3: errOops, 4: errOops}.Error())
+	require.Equal(t, "2 events of the batch failed", bus.ItemErrors{3: errOops, 4: errOops, 5: nil}.Error())
 }
 
 // An index that is out of range says which.
