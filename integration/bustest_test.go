@@ -123,7 +123,7 @@ func TestKitNegativeAnswersTakeNoTime(t *testing.T) {
 
 		h.Advance(59 * time.Minute)
 		bustest.Handled[orderPlaced](h).None()
-		h.Advance(time.Minute + time.Second)
+		h.Advance(time.Minute) // the broker may deliver it a little later
 		bustest.Handled[orderPlaced](h).One()
 		listen(t, h.Bus, ok[orderCharged], bus.WithGroup("unread"))
 		bustest.Handled[orderCharged](h).One()
@@ -258,7 +258,6 @@ func TestKitSeesSessions(t *testing.T) {
 			require.NoError(t, bus.InSession(t.Context(), h.Bus, id, func(ctx context.Context, s *bus.Session) error {
 				listen(t, s, slowly[orderPlaced](20*time.Millisecond))
 				publish(t, s, orderPlaced{ID: id})
-				h.Wait()
 				return nil
 			}))
 		}
@@ -269,6 +268,8 @@ func TestKitSeesSessions(t *testing.T) {
 		one := bustest.Handled[orderPlaced](h).InSession("import-2").InGroup("other").One()
 		require.Equal(t, "import-2", one.Message.ID)
 		require.Equal(t, "import-2", one.Meta.Session)
+		require.Equal(t, "import-2", bustest.Published[bus.SessionStarted](h).All()[1].Message.ID)
+		require.Equal(t, bus.EndClosed, bustest.Published[bus.SessionEnded](h).InSession("import-1").One().Message.Reason)
 	})
 }
 

@@ -223,6 +223,6 @@ func TestWaitsForWhatIsQueued(t *testing.T) {
 		p, err := bus.PublishAsync(t.Context(), h.Bus, OrderPlaced{})
 		require.NoError(t, err)
 		bustest.Published[OrderPlaced](h).Count(10)
-		require.Error(t, p.Err())
+		require.Error(t, p.Wait(t.Context()))
 	}, bustest.WithConfig(bus.Config{Retry: resilience.Retry{MaxRetries: resilience.NoRetries}}))
 }

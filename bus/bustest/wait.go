@@ -15,7 +15,7 @@ const (
 
 // Wait waits until the harness is quiet: every event that was stored for a group
 // or a private listener of the harness is settled for good, every one that
-// PublishAsync has queued has its result, every command has its reply and its
+// PublishAsync has queued is stored or has failed, every command has its reply and its
 // handler has returned, also if its caller gave up, and every Go has returned, with
 // all that these have sent in turn. Retries count: their waits pass, which in a
 // bubble of fake time costs nothing. It returns at once when there is nothing.
