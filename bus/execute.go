@@ -4,6 +4,7 @@ import (
 	"context"
 	"encoding/json"
 	"errors"
+	"fmt"
 	"math/rand/v2"
 	"reflect"
 	"time"
@@ -231,8 +232,10 @@ func (b *Bus) ask(ctx context.Context, m *transport.Message) (*transport.Message
 	if m.Session != "" {
 		m.To.Session = m.Session
 		r, err := b.askAt(ctx, m)
-		if !errors.Is(err, transport.ErrNoHandler) {
-			return r, err
+		if err == nil {
+			return r, b.expiredReply(m, r)
+		} else if !errors.Is(err, transport.ErrNoHandler) {
+			return nil, err
 		}
 		if err := b.lease.unserved(ctx, m.To); err != nil {
 			return nil, err
@@ -240,6 +243,19 @@ func (b *Bus) ask(ctx context.Context, m *transport.Message) (*transport.Message
 		m.To.Session = ""
 	}
 	return b.askAt(ctx, m)
+}
+
+// expiredReply is ErrStopping for the reply of a process whose session has ended:
+// nothing ran there.
+func (b *Bus) expiredReply(m, r *transport.Message) error {
+	if Code(r.Header.Get(headerError)) != CodeUnavailable {
+		return nil
+	}
+	var e *Error
+	if err := b.replyError(m, r); errors.As(err, &e) && e.Attempts == 0 && e.Details[detailExpired] == m.Session {
+		return fmt.Errorf("%w: %w", transport.ErrStopping, err)
+	}
+	return nil
 }
 
 func (b *Bus) askAt(ctx context.Context, m *transport.Message) (*transport.Message, error) {

@@ -145,8 +145,14 @@ func (s *scope) expired(op, name string) error {
 		return nil
 	}
 	s.bus.sessions.expire()
-	return errorf(CodeUnavailable, op, name, "session %q: %w", s.session.id, ErrSessionExpired)
+	e := errorf(CodeUnavailable, op, name, "session %q: %w", s.session.id, ErrSessionExpired)
+	e.Details = map[string]string{detailExpired: s.session.id}
+	return e
 }
+
+// detailExpired marks the error of a process that has just found its session gone:
+// its caller asks again, and finds another process or the bus's handler.
+const detailExpired = "expired_session"
 
 // handling returns the call that ctx belongs to if it is of this scope, else nil.
 func (s *scope) handling(ctx context.Context) *call {

@@ -89,9 +89,7 @@ func TestJournalAnswersQueries(t *testing.T) {
 		settle(time.Second)
 		middle := time.Now()
 		settle(time.Second)
-		s, err := b.Session(w.Context(), "job")
-		require.NoError(w, err)
-		require.NoError(w, bus.Publish(w.Context(), s, userCreated{}, bus.WithID("e1"))) // 3
+		require.NoError(w, bus.Publish(bus.ContextWithSession(w.Context(), "job"), b, userCreated{}, bus.WithID("e1"))) // 3
 		require.NoError(w, bus.Publish(w.Context(), b, userCreated{}, bus.WithID("e2"))) // 4
 		settle(time.Second)
 		for what, c := range map[string]struct {
