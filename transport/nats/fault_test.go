@@ -212,6 +212,44 @@ func TestConnectionClosedForGood(t *testing.T) {
 	}
 }
 
+// A server that closes while its connection is down, or is about to be, is not one
+// again when the connection is back: requests would go to it unheard.
+func TestServersThatCloseWhileDisconnectedAreGone(t *testing.T) {
+	natstest.Bubble(t, func(t *testing.T, s *embedded.Server) {
+		cable := natstest.NewCable(s)
+		tr, other := open(t, nats.Config{Server: cable}), open(t, nats.Config{Server: s})
+		ctx := t.Context()
+		for round := range 60 {
+			at := transport.Address{Session: fmt.Sprint(round), Name: "a.do"}
+			src, err := tr.Serve(ctx, transport.Endpoint{Address: at})
+			require.NoError(t, err)
+			done := make(chan error, 1)
+			closing := func() { done <- src.Close(ctx) }
+			switch round % 3 {
+			case 0:
+				cable.Cut()
+				time.Sleep(time.Second)
+				go closing()
+			case 1:
+				go closing()
+				cable.Cut()
+			case 2:
+				cable.Cut()
+				go closing()
+			}
+			synctest.Wait()
+			cable.Mend()
+			require.NoError(t, <-done)
+			time.Sleep(5 * time.Second)
+			require.NoError(t, tr.Publish(ctx, event("a.done", "", "connected again")))
+			ask, cancel := context.WithTimeout(ctx, 10*time.Second)
+			_, err = other.Request(ask, &transport.Message{To: at, ID: "1"})
+			cancel()
+			require.ErrorIs(t, err, transport.ErrNoHandler, "round %d", round)
+		}
+	})
+}
+
 // A consumer that somebody deletes is made again where the group was.
 func TestConsumerDeleted(t *testing.T) {
 	natstest.Bubble(t, func(t *testing.T, s *embedded.Server) {

@@ -3,7 +3,6 @@ package nats
 import (
 	"context"
 	"errors"
-	"fmt"
 	"strconv"
 	"sync"
 	"time"
@@ -41,9 +40,8 @@ type puller struct {
 	last place // of the last message; only receive looks at it
 
 	mu       sync.Mutex
-	sub      *nats.Subscription
+	in       intake
 	inbox    string
-	drained  chan struct{} // closed when sub has handed over all that it was sent
 	asked    int           // messages asked for and not arrived
 	buffered int           // messages arrived and not taken by Next
 	room     int           // how many may be buffered or asked for now: limit or more
@@ -74,17 +72,17 @@ func (p *puller) open(ctx context.Context) error {
 
 func (p *puller) subscribe() error {
 	inbox := p.g.t.cfg.InboxPrefix + "." + newToken()
-	drained := make(chan struct{})
-	sub, err := p.g.t.link.conn().Subscribe(inbox, p.receive)
+	nc := p.g.t.link.conn()
+	sub, err := nc.Subscribe(inbox, p.receive)
 	if err != nil {
 		return err
 	}
-	sub.SetClosedHandler(func(string) { close(drained) })
+	in := newIntake(nc, sub)
 	if err := sub.SetPendingLimits(-1, -1); err != nil { // the limit bounds them
 		return err
 	}
 	p.mu.Lock()
-	p.sub, p.inbox, p.drained, p.heard = sub, inbox, drained, time.Now()
+	p.in, p.inbox, p.heard = in, inbox, time.Now()
 	p.mu.Unlock()
 	return nil
 }
@@ -316,7 +314,7 @@ func (p *puller) recover(ctx context.Context) {
 
 func (p *puller) restore(ctx context.Context) error {
 	p.mu.Lock()
-	valid := p.sub.IsValid()
+	valid := p.in.sub.IsValid()
 	p.mu.Unlock()
 	if !valid {
 		if err := p.subscribe(); err != nil {
@@ -374,15 +372,10 @@ func (p *puller) noteFloor(ctx context.Context) {
 // heard of it.
 func (p *puller) drain(ctx context.Context) error {
 	p.mu.Lock()
-	sub, drained := p.sub, p.drained
+	in := p.in
 	p.mu.Unlock()
-	if sub.Drain() != nil {
-		return nil // the connection is gone, and what was sent with it
-	}
-	select {
-	case <-drained:
-	case <-ctx.Done():
-		return fmt.Errorf("drain: %w", ctx.Err())
+	if connected, err := in.drain(ctx); err != nil || !connected {
+		return err
 	}
 	if err := p.noteLost(ctx); err != nil {
 		p.g.t.log.Warn("cannot record which deliveries a closing reader may have missed; they count",
@@ -417,7 +410,7 @@ func (p *puller) noteLost(ctx context.Context) error {
 
 // drop ends a subscription that was never used.
 func (p *puller) drop() {
-	if p.sub != nil {
-		_ = p.sub.Unsubscribe()
+	if p.in.sub != nil {
+		_ = p.in.sub.Unsubscribe()
 	}
 }

@@ -55,7 +55,7 @@ func (t *Transport) serve(ctx context.Context, e transport.Endpoint) (*server, e
 	}
 	t.disc.start()
 	if err := settleSubscription(ctx, t.link, before, subject); err != nil {
-		_ = s.current().Unsubscribe()
+		_ = s.current().sub.Unsubscribe()
 		return nil, err
 	}
 	s.unhook = t.link.onEvent(s.onLink)
@@ -81,34 +81,36 @@ type server struct {
 
 	requests, busy atomic.Uint64 // for $SRV.STATS
 
-	mu      sync.Mutex
-	sub     *nats.Subscription
-	drained chan struct{} // closed when sub has handed over all that it was sent
+	mu sync.Mutex
+	in intake
 }
 
 func (s *server) subscribe() error {
-	sub, err := s.t.link.conn().QueueSubscribe(s.subject, serveQueue, s.receive)
+	nc := s.t.link.conn()
+	sub, err := nc.QueueSubscribe(s.subject, serveQueue, s.receive)
 	if err != nil {
 		return err
 	}
-	drained := make(chan struct{})
-	sub.SetClosedHandler(func(string) { close(drained) })
+	in := newIntake(nc, sub)
 	s.mu.Lock()
-	s.sub, s.drained = sub, drained
+	s.in = in
 	s.mu.Unlock()
 	return nil
 }
 
-func (s *server) current() *nats.Subscription {
+func (s *server) current() intake {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	return s.sub
+	return s.in
 }
 
 func (s *server) onLink(ev linkEvent) {
 	if ev == linkNew && !s.closed.Load() {
 		if err := s.subscribe(); err != nil && !errors.Is(err, nats.ErrConnectionClosed) {
 			s.t.log.Error("cannot serve on the new connection", "name", s.at.Name, "err", err)
+		}
+		if s.closed.Load() { // Close may have ended the old subscription
+			_ = s.current().sub.Unsubscribe()
 		}
 	}
 }
@@ -178,15 +180,8 @@ func (s *server) Close(ctx context.Context) (err error) {
 			s.unhook()
 		}
 		s.refuseAll()
-		s.mu.Lock()
-		sub, drained := s.sub, s.drained
-		s.mu.Unlock()
-		if e := sub.Drain(); e == nil {
-			select {
-			case <-drained:
-			case <-ctx.Done():
-				err = fmt.Errorf("close server of %q: drain: %w", s.at.Name, ctx.Err())
-			}
+		if _, e := s.current().drain(ctx); e != nil {
+			err = fmt.Errorf("close server of %q: %w", s.at.Name, e)
 		}
 		s.refuseAll()
 		s.t.disown(s)
