@@ -20,7 +20,7 @@ func backend(c memory.Config) func(*testing.T) func(*testing.T) transport.Transp
 
 var features = transporttest.Features{
 	Bubble: true, SingleProcess: true,
-	MaxEvents: 10_000, MaxDeadLetters: 1_000, DedupWindow: 2 * time.Minute,
+	MaxEvents: 10_000, MaxDeadLetters: 1_000, Sessions: 10_000, DedupWindow: 2 * time.Minute,
 }
 
 func TestSuite(t *testing.T) {

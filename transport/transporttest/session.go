@@ -2,6 +2,7 @@ package transporttest
 
 import (
 	"fmt"
+	"runtime"
 	"strings"
 	"time"
 
@@ -15,6 +16,7 @@ func sessionCases() []testCase {
 		{name: "SessionHostileIDs", run: sessionHostileIDs},
 		{name: "SessionFellBack", run: sessionFellBack},
 		{name: "SessionThousand", run: sessionThousand},
+		{name: "SessionsOneAfterAnother", run: sessionsOneAfterAnother},
 	}
 }
 
@@ -122,4 +124,55 @@ func sessionThousand(e *env) {
 		e.close(readers[i])
 		e.close(servers[i])
 	}
+}
+
+// sessionsOneAfterAnother: sessions that are over leave no goroutine behind. What
+// else they may leave a driver measures itself.
+func sessionsOneAfterAnother(e *env) {
+	tr := e.open()
+	ctx := e.ctx()
+	open := func(i int) {
+		session := fmt.Sprintf("import/%d", i)
+		reader, err := tr.Subscribe(ctx, transport.Subscription{Name: "a.done", Session: session})
+		require.NoError(e.t, err)
+		server, err := tr.Serve(ctx, transport.Endpoint{Address: transport.Address{Name: "a.do", Session: session}})
+		require.NoError(e.t, err)
+		if i%10 == 0 {
+			m := e.event("a.done", session)
+			m.To.Session, m.Session = session, session
+			e.publish(tr, m)
+			require.Equal(e.t, []string{session}, texts(e.take(reader, 1)))
+			m = e.command("a.do", session)
+			m.To.Session, m.Session = session, session
+			_, done := e.ask(tr, m)
+			e.answer(e.request(server), "ok")
+			require.NoError(e.t, e.result(done))
+		}
+		if c, ok := reader.(transport.CatchUpper); ok {
+			require.NoError(e.t, c.CatchUp(ctx, 0))
+		}
+		e.close(server)
+		e.close(reader)
+	}
+	for i := range 20 {
+		open(i) // what is made once is made now
+	}
+	before := runtime.NumGoroutine()
+	n := e.features.Sessions
+	if n <= 0 {
+		n = 1000
+	}
+	for i := range n {
+		open(i)
+	}
+	if e.features.Parallel && !e.features.Bubble {
+		return // other cases have goroutines of their own
+	}
+	const some = 10 // that come and go in any case
+	after := runtime.NumGoroutine()
+	for give := 0; after > before+some && give < 100; give++ {
+		e.pass(e.quiet / 10)
+		after = runtime.NumGoroutine()
+	}
+	require.LessOrEqual(e.t, after, before+some, "goroutines after %d sessions", n)
 }

@@ -52,6 +52,9 @@ type Features struct {
 	// DeadLetterMaxAge is the age at which the backend drops a dead letter, by the
 	// time of the bubble: an hour or more. 0, or without Bubble: it is not tested.
 	DeadLetterMaxAge time.Duration
+	// Sessions is how many sessions are opened and closed one after another, to see
+	// that they leave nothing behind. Default 1,000.
+	Sessions int
 	// DedupWindow is how long the backend remembers an event's ID. 0, or more
 	// than two seconds without Bubble: the window's end is not tested.
 	DedupWindow time.Duration
