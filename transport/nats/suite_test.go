@@ -6,6 +6,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/nats-io/nats-server/v2/server/ats"
 	"github.com/stretchr/testify/require"
 
 	"github.com/jitney-bus/jitney/internal/natstest"
@@ -21,6 +22,8 @@ const maxBody = 1<<20 - 64<<10
 // TestSuite runs the conformance suite in bubbles: hours of leases and delays
 // pass in milliseconds.
 func TestSuite(t *testing.T) {
+	ats.Register() // the server's clock must not start in a bubble; see natstest
+	defer ats.Unregister()
 	defer dropPooledTimers() // nor may one of ours get out
 	transporttest.Run(t, transporttest.Config{
 		Backend: func(t *testing.T) func(t *testing.T) transport.Transport {
