@@ -96,13 +96,13 @@ type Locator interface {
 // CatchUpper is implemented by the source of a private reader. The bus closes a
 // session only after its listeners have seen what was published in it.
 type CatchUpper interface {
-	// CatchUp waits for the events of the subscription that were stored before
-	// the call: those whose Publish had returned, except delayed ones that no
-	// reader could get yet. It returns nil once Next has handed out every one of them,
-	// and all but left of the deliveries of them that are out are settled for good:
-	// acked or terminated. What was nak'd or released is to be handed out again.
-	// An event that the driver gives up, because it is no longer stored or by the
-	// driver's bound on what waits, is not waited for any more.
+	// CatchUp waits for the events of the subscription that were stored before the
+	// call: those whose Publish had returned, except delayed ones that no reader
+	// could get yet. It returns nil once Next has handed out each of them, and all
+	// but left of those deliveries are settled for good: acked or terminated. What
+	// was nak'd or released is still to be handed out, again. An event that the
+	// driver gives up, because it is no longer stored or by the driver's bound on
+	// what may wait, is not waited for any more.
 	//
 	// Events stored later are not waited for, and their deliveries do not count
 	// against left; a driver that has to ask its broker may take those in that are
