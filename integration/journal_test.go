@@ -90,7 +90,7 @@ func TestJournalAnswersQueries(t *testing.T) {
 		middle := time.Now()
 		settle(time.Second)
 		require.NoError(w, bus.Publish(bus.ContextWithSession(w.Context(), "job"), b, userCreated{}, bus.WithID("e1"))) // 3
-		require.NoError(w, bus.Publish(w.Context(), b, userCreated{}, bus.WithID("e2"))) // 4
+		require.NoError(w, bus.Publish(w.Context(), b, userCreated{}, bus.WithID("e2")))                                // 4
 		settle(time.Second)
 		for what, c := range map[string]struct {
 			q    bus.JournalQuery

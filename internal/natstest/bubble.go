@@ -19,10 +19,8 @@ import (
 // server has timers that fire. Nothing else that uses nats.go may run meanwhile.
 func Bubble(t *testing.T, f func(t *testing.T, s *embedded.Server)) {
 	t.Helper()
-	ats.Register() // before the server does, inside
-	defer ats.Unregister()
-	dropPooledTimers()
-	defer dropPooledTimers()
+	Outside(t)
+	defer DropPooledTimers()
 	synctest.Test(t, func(t *testing.T) {
 		s, err := embedded.Start(embedded.Config{})
 		if err != nil {
@@ -40,9 +38,18 @@ func Bubble(t *testing.T, f func(t *testing.T, s *embedded.Server)) {
 	})
 }
 
-// dropPooledTimers empties nats.go's sync.Pool: what a pool holds survives one
-// collection and not two.
-func dropPooledTimers() {
+// Outside does what has to be done outside of bubbles that start servers of their
+// own, for as long as t runs. Bubble does it by itself.
+func Outside(t testing.TB) {
+	ats.Register() // before a server does, inside
+	t.Cleanup(ats.Unregister)
+	DropPooledTimers()
+	t.Cleanup(DropPooledTimers)
+}
+
+// DropPooledTimers empties nats.go's sync.Pool, so that no timer gets from one
+// bubble into another: what a pool holds survives one collection and not two.
+func DropPooledTimers() {
 	runtime.GC()
 	runtime.GC()
 }

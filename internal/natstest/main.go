@@ -19,6 +19,7 @@ import (
 	"os"
 	"testing"
 
+	"github.com/nats-io/nats-server/v2/server/ats"
 	"go.uber.org/goleak"
 )
 
@@ -27,9 +28,12 @@ import (
 const SourceSetup = "github.com/nats-io/nats-server/v2/server.(*stream).trySetupSourceConsumer.func3"
 
 // Main runs the tests of a package and fails if one left a goroutine behind. It is
-// the whole of TestMain and does not return.
+// the whole of TestMain and does not return. A bubble that forgets Outside would
+// stand still, so it does that part for all of them.
 func Main(m *testing.M) {
+	ats.Register()
 	code := m.Run()
+	ats.Unregister()
 	if code == 0 {
 		if err := goleak.Find(goleak.IgnoreAnyFunction(SourceSetup)); err != nil {
 			fmt.Fprintf(os.Stderr, "goroutines left behind: %v\n", err)

@@ -2,11 +2,9 @@ package nats_test
 
 import (
 	"context"
-	"runtime"
 	"testing"
 	"time"
 
-	"github.com/nats-io/nats-server/v2/server/ats"
 	"github.com/stretchr/testify/require"
 
 	"github.com/jitney-bus/jitney/internal/natstest"
@@ -22,12 +20,10 @@ const maxBody = 1<<20 - 64<<10
 // TestSuite runs the conformance suite in bubbles: hours of leases and delays
 // pass in milliseconds.
 func TestSuite(t *testing.T) {
-	ats.Register() // the server's clock must not start in a bubble; see natstest
-	defer ats.Unregister()
-	defer dropPooledTimers() // nor may one of ours get out
+	natstest.Outside(t)
 	transporttest.Run(t, transporttest.Config{
 		Backend: func(t *testing.T) func(t *testing.T) transport.Transport {
-			dropPooledTimers() // none may come from another case's bubble
+			natstest.DropPooledTimers() // none may come from another case's bubble
 			s, err := embedded.Start(embedded.Config{})
 			require.NoError(t, err)
 			t.Cleanup(func() {
@@ -44,13 +40,6 @@ func TestSuite(t *testing.T) {
 		},
 		Features: transporttest.Features{Bubble: true, MaxBody: maxBody, MaxDeadLetters: 200},
 	})
-}
-
-// dropPooledTimers empties the client's sync.Pool of timers: what a pool holds
-// survives one collection and not two.
-func dropPooledTimers() {
-	runtime.GC()
-	runtime.GC()
 }
 
 // TestSuiteTCP runs it in real time over loopback TCP.
