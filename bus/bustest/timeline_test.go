@@ -61,13 +61,16 @@ func TestTimeline(t *testing.T) {
 		bustest.Failed[OrderPlaced](h).Allow()
 		bustest.Failed[OrderCharged](h).Allow()
 
-		execute := func(ctx context.Context, id string) {
-			_, _ = bus.Execute(ctx, h.Bus, PlaceOrder{ID: id})
+		execute := func(s bus.Scope, id string) {
+			_, _ = bus.Execute(t.Context(), s, PlaceOrder{ID: id})
 			h.Wait()
 		}
-		execute(t.Context(), "o-1")
-		execute(t.Context(), "bad")
-		execute(bus.ContextWithSession(t.Context(), "job 7"), "sample")
+		execute(h.Bus, "o-1")
+		execute(h.Bus, "bad")
+		require.NoError(t, bus.InSession(t.Context(), h.Bus, "job 7", func(_ context.Context, s *bus.Session) error {
+			execute(s, "sample")
+			return nil
+		}))
 		bustest.On[OrderReminder](h).DropAck()
 		bustest.On[OrderReminder](h).Duplicate()
 		bustest.On[OrderReminder](h).Nth(2).FailPublish(transport.ErrUnavailable)
