@@ -160,7 +160,7 @@ func (c itemContext) Value(key any) any {
 
 // ItemErrors is what a batch handler returns when only some events of the batch have
 // failed: their errors, by index. The others are done. An error may be Permanent or
-// RetryAfter; one that is nil is no failure. It counts also where it is wrapped, and
+// RetryAfter; one that is nil is no failure, and an empty ItemErrors is success. It counts also where it is wrapped, and
 // a Permanent or RetryAfter around it holds for each of its errors that is neither.
 // With an index that the batch does not have all events have failed.
 type ItemErrors map[int]error

@@ -12,8 +12,9 @@ var errGone = errors.New("the function did not return")
 // InSession opens the session id, calls fn and closes the session again, whether
 // fn returns, fails or panics. It returns after the session's listeners have
 // handled everything that was published in it before, as Session.Close does, with
-// fn's error joined with what went wrong in closing. A panic goes on when the
-// session is closed.
+// fn's error joined with what went wrong in closing. A listener that gave up on an
+// event has made a dead letter of it, which is no error here. A panic goes on when
+// the session is closed.
 //
 // The ctx of fn belongs to the session: what is sent with it, also on the bus, is
 // sent in the session. It is cancelled with ErrSessionExpired as its cause when

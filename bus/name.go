@@ -50,6 +50,8 @@ func nameOf(t reflect.Type) (string, error) {
 		return name, nil
 	}
 	switch {
+	case elem.Kind() == reflect.Slice && elem.Name() == "":
+		return "", errorf(CodeInvalid, "", "", "%v is a slice: send its elements one by one, or use PublishAll", t)
 	case elem.Name() == "" || elem.PkgPath() == "":
 		return "", errorf(CodeInvalid, "", "", "%v has no name of its own: use a named type, or give it a MessageName method", t)
 	case strings.Contains(elem.Name(), "["):

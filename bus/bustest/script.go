@@ -57,7 +57,10 @@ func (a action) String() string {
 		delayPublish: "DelayPublish", failPublish: "FailPublish"}[a]
 }
 
-// On begins a script for the first message of type M.
+// On begins a script for the first message of type M: the first whose handling
+// begins, which with several runs at once need not be the first that was sent.
+// Choose a particular one with Where, or handle one at a time
+// (bus.WithConcurrency(1)). It does nothing until an action ends it, such as Fail.
 func On[M any](h *Harness) Script[M] {
 	name, _ := bus.NameOf[M]() // a defined command is known by its type
 	return Script[M]{h: h, s: script{name: name, nth: 1, is: func(v any) bool {
@@ -66,7 +69,7 @@ func On[M any](h *Harness) Script[M] {
 	}}}
 }
 
-// Nth chooses the n-th message, from 1.
+// Nth chooses the n-th message, from 1, counted as On does.
 func (s Script[M]) Nth(n int) Script[M] {
 	s.h.t.Helper()
 	if n < 1 {

@@ -19,7 +19,7 @@ import (
 // returned; a *bus.Error with a reason of its own, such as bus.CodeInvalid, stays
 // as it is. An event is retried as after any failure. The caller of a command sees
 // bus.CodeFailed from a handler's Timeout: its own deadline has not passed, and the
-// handler has run. On the sending side it is the caller who sees bus.CodeTimeout.
+// handler has run; the text tells, and errors.Is does not. On the sending side it is the caller who sees bus.CodeTimeout.
 func Timeout(d time.Duration) bus.Middleware {
 	if d <= 0 {
 		return invalid("Timeout", "%v is not positive", d)
