@@ -259,7 +259,7 @@ func (b *Bus) expiredReply(m, r *transport.Message) error {
 }
 
 func (b *Bus) askAt(ctx context.Context, m *transport.Message) (*transport.Message, error) {
-	if b.closed.Load() { // the transport takes no more for this process's handlers
+	if b.finishing(ctx, m.To.Session) { // the transport takes no more for this process's handlers
 		if h := b.handlerHere(m.To.Session, m.To.Name); h != nil {
 			return h.loop(ctx, m)
 		}

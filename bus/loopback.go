@@ -7,8 +7,9 @@ import (
 	"github.com/jitney-bus/jitney/transport"
 )
 
-// loopback is a request of this process's own. While the bus closes the transport
-// takes no more for it, and a handler that finishes may still execute a command.
+// loopback is a request of this process's own. While the bus or a session closes
+// the transport takes no more for it, and a handler that finishes may still execute
+// a command.
 type loopback struct {
 	m        *transport.Message
 	deadline time.Time
@@ -22,6 +23,19 @@ func (l *loopback) Deadline() time.Time         { return l.deadline }
 func (l *loopback) Reply(_ context.Context, m *transport.Message) error {
 	l.answer <- m
 	return nil
+}
+
+// finishing reports whether ctx is a handler's that may execute a command on what
+// closes: the bus, or the session.
+func (b *Bus) finishing(ctx context.Context, session string) bool {
+	if b.closed.Load() {
+		return true
+	}
+	if session == "" || callFrom(ctx) == nil {
+		return false
+	}
+	s := b.sessions.scope(session)
+	return s != nil && s.session.isClosed()
 }
 
 // handlerHere returns the live handler of this process for exactly that scope and

@@ -357,3 +357,35 @@ func TestSessionCloseGivesUpOnAStuckHandler(t *testing.T) {
 		require.Contains(w, e.Err, "user.created")
 	})
 }
+
+func TestSessionThatClosesRunsTheCommandsOfItsHandlers(t *testing.T) {
+	everywhere(t, func(w *world) {
+		b := w.bus(bus.Config{})
+		ctx := w.Context()
+		require.NoError(w, bus.Handle(ctx, b, answering("bus")))
+		s := w.session(b, "a")
+		entered, closing := make(chan struct{}), make(chan struct{})
+		require.NoError(w, bus.Handle(ctx, s, answering("session")))
+		require.NoError(w, bus.Handle(ctx, s, func(ctx context.Context, _ pong) (int, error) {
+			close(entered)
+			<-closing
+			time.Sleep(time.Second) // by now it takes nothing from others
+			id, err := bus.Execute(ctx, b, createUser{Name: "x"})
+			if err == nil && id != userID("session") {
+				err = fmt.Errorf("%q answered", id)
+			}
+			return 1, err
+		}))
+		answer := make(chan error, 1)
+		go func() {
+			_, err := bus.Execute(ctx, s, pong{})
+			answer <- err
+		}()
+		<-entered
+		began := time.Now()
+		close(closing)
+		require.NoError(w, s.Close(ctx))
+		require.Less(w, time.Since(began), 5*time.Second)
+		require.NoError(w, <-answer)
+	})
+}
