@@ -46,10 +46,8 @@ func (s *Session) enrol(ctx context.Context) error {
 }
 
 // strike deletes the record.
-func (s *Session) strike(ctx context.Context) {
-	if err := s.b.tr.Store().Delete(ctx, s.key(), 0); err != nil {
-		s.b.log.Debug("record of a session not deleted; it goes with the lease", "session", s.id, "err", err)
-	}
+func (s *Session) strike(ctx context.Context) error {
+	return s.b.tr.Store().Delete(ctx, s.key(), 0)
 }
 
 // SessionInfo is an open session, as Sessions lists it.

@@ -276,15 +276,22 @@ func (l *lease) living(ctx context.Context, leases []string, few int) ([]string,
 func (l *lease) undo(ctx context.Context, at transport.Address) {
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), time.Second)
 	defer cancel()
-	l.disown(ctx, at)
+	_ = l.disown(ctx, at) // the lease's end frees it
 }
 
-// disown takes this process out of the command's record.
-func (l *lease) disown(ctx context.Context, at transport.Address) {
+// disown takes this process out of the command's record. After an error a command
+// of a session is still in ownedIn.
+func (l *lease) disown(ctx context.Context, at transport.Address) error {
 	l.mu.Lock()
 	delete(l.names, at)
 	l.mu.Unlock()
-	release(ctx, l.b.tr.Store(), ownerKey(at), l.id)
+	err := release(ctx, l.b.tr.Store(), ownerKey(at), l.id)
+	if err != nil && at.Session != "" {
+		l.mu.Lock()
+		l.names[at] = struct{}{}
+		l.mu.Unlock()
+	}
+	return err
 }
 
 // ownedIn returns the commands of a session that this process handles.
@@ -301,12 +308,18 @@ func (l *lease) ownedIn(session string) []transport.Address {
 }
 
 // release takes a lease out of a record of owners.
-func release(ctx context.Context, store transport.Store, key, lease string) {
+func release(ctx context.Context, store transport.Store, key, lease string) error {
 	for {
 		e, err := store.Get(ctx, key)
+		if errors.Is(err, transport.ErrNotFound) {
+			return nil
+		}
+		if err != nil {
+			return err
+		}
 		var rec ownerRecord
-		if err != nil || json.Unmarshal(e.Value, &rec) != nil || !slices.Contains(rec.Leases, lease) {
-			return // not there, or unreachable: the lease's end frees it
+		if json.Unmarshal(e.Value, &rec) != nil || !slices.Contains(rec.Leases, lease) {
+			return nil // not ours
 		}
 		rec.Leases = slices.DeleteFunc(rec.Leases, func(id string) bool { return id == lease })
 		if len(rec.Leases) == 0 {
@@ -318,7 +331,7 @@ func release(ctx context.Context, store transport.Store, key, lease string) {
 			}
 		}
 		if !errors.Is(err, transport.ErrConflict) {
-			return
+			return err
 		}
 	}
 }
@@ -360,6 +373,7 @@ func (l *lease) renew(ctx context.Context) bool {
 	if l.lapsed {
 		l.lapsed = !l.reclaim(ctx)
 	}
+	l.b.sessions.buryLeft(ctx)
 	return true
 }
 
@@ -427,7 +441,7 @@ func (l *lease) close(ctx context.Context) {
 		l.wg.Wait()
 	}
 	for _, at := range names {
-		l.disown(ctx, at)
+		_ = l.disown(ctx, at) // the lease's end frees it
 	}
 	if revision != 0 {
 		if err := l.b.tr.Store().Delete(ctx, leasePrefix+l.id, 0); err != nil {

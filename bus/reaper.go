@@ -250,7 +250,9 @@ func (r *reaper) releaseCommands(ctx context.Context, lease string) error {
 	for _, e := range entries {
 		var rec ownerRecord
 		if json.Unmarshal(e.Value, &rec) == nil && slices.Contains(rec.Leases, lease) {
-			release(ctx, r.b.tr.Store(), e.Key, lease)
+			if err := release(ctx, r.b.tr.Store(), e.Key, lease); err != nil {
+				return err
+			}
 		}
 	}
 	return nil

@@ -31,6 +31,8 @@ type Session struct {
 	opened  time.Time
 	own     *scope
 	made    bool // the record of this opening may be in the store
+	// Of whoever buries it: nobody is to hear of the end any more; it failed once.
+	told, left bool
 
 	closed atomic.Bool
 	reason EndReason // set before done is closed, with err and closeErr
@@ -102,7 +104,7 @@ func (s *Session) start(ctx context.Context) error {
 		return err
 	}
 	if s.isClosed() { // it expired, or the bus has closed, meanwhile
-		s.strike(ctx)
+		_ = s.strike(ctx) // who ended it does that too
 		return s.own.gone("session", "")
 	}
 	return b.announce(ctx, s.id, digest("session started", s.opening), SessionStarted{
@@ -118,7 +120,8 @@ func (s *Session) abandon(ctx context.Context, err error) {
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), settleTimeout)
 	defer cancel()
 	if s.made {
-		s.strike(ctx)
+		s.told = true // nobody heard of the beginning
+		s.b.sessions.bury(ctx, s)
 	}
 	s.own.stop(err)
 	s.b.sessions.remove(s)
@@ -188,7 +191,7 @@ func (s *Session) finish(ctx context.Context, behind error) {
 	s.closeErr = errors.Join(behind, stuck)
 	last, cancel := context.WithTimeout(context.WithoutCancel(ctx), settleTimeout)
 	defer cancel()
-	s.bury(last)
+	s.b.sessions.bury(last, s)
 	s.b.sessions.remove(s)
 	s.b.log.Debug("session ended", "session", s.id, "reason", s.reason, "err", s.closeErr)
 	close(s.done)
@@ -196,17 +199,38 @@ func (s *Session) finish(ctx context.Context, behind error) {
 
 // bury takes the session out of the store and tells that it has ended, in an
 // order that makes whoever finds the record of a dead process tell it again, with
-// the same id.
-func (s *Session) bury(ctx context.Context) {
-	for _, at := range s.b.lease.ownedIn(s.id) {
-		s.b.lease.disown(ctx, at)
+// the same id. What failed is done by the next call.
+func (s *Session) bury(ctx context.Context) error {
+	if !s.b.sessions.reopened(s) {
+		for _, at := range s.b.lease.ownedIn(s.id) {
+			if err := s.b.lease.disown(ctx, at); err != nil {
+				return err
+			}
+		}
 	}
-	if err := s.b.announce(ctx, s.id, endedID(s.opening), s.ended()); err != nil {
-		s.b.log.Warn("end of a session not published; another process does it when this lease ends",
-			"session", s.id, "err", err)
-		return
+	if !s.told {
+		if err := s.tell(ctx); err != nil {
+			return err
+		}
+		s.told = true
 	}
-	s.strike(ctx)
+	return s.strike(ctx)
+}
+
+// tell publishes that the session has ended. If the lease may have ended meanwhile
+// another process may have told it, which then took the record away: the same id
+// is stored once only as long as the transport remembers it.
+func (s *Session) tell(ctx context.Context) error {
+	if s.reason == EndExpired || s.left {
+		_, err := s.b.tr.Store().Get(ctx, s.key())
+		if errors.Is(err, transport.ErrNotFound) {
+			return nil
+		}
+		if err != nil {
+			return err
+		}
+	}
+	return s.b.announce(ctx, s.id, endedID(s.opening), s.ended())
 }
 
 func (s *Session) ended() SessionEnded {

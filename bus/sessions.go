@@ -13,6 +13,7 @@ type sessions struct {
 	// open holds those that have not ended, also while they open and close.
 	open    map[string]*Session
 	closing bool
+	left    []*Session // ended, and not out of the store yet
 }
 
 func newSessions(b *Bus) *sessions {
@@ -38,6 +39,42 @@ func (ss *sessions) remove(s *Session) {
 	if ss.open[s.id] == s {
 		delete(ss.open, s.id)
 	}
+}
+
+// reopened reports whether another opening has taken the place of s.
+func (ss *sessions) reopened(s *Session) bool {
+	ss.mu.RLock()
+	defer ss.mu.RUnlock()
+	o := ss.open[s.id]
+	return o != nil && o != s
+}
+
+// bury buries s, and if that fails leaves it to buryLeft.
+func (ss *sessions) bury(ctx context.Context, s *Session) {
+	err := s.bury(ctx)
+	if err == nil {
+		return
+	}
+	ss.b.log.Warn("end of a session not published or its records not deleted yet; that is done when the lease is renewed or has ended",
+		"session", s.id, "err", err)
+	s.left = true
+	ss.mu.Lock()
+	defer ss.mu.Unlock()
+	ss.left = append(ss.left, s)
+}
+
+// buryLeft makes up for what failed when sessions ended, as far as it gets.
+func (ss *sessions) buryLeft(ctx context.Context) {
+	ss.mu.Lock()
+	left := ss.left
+	ss.left = nil
+	ss.mu.Unlock()
+	for len(left) > 0 && left[0].bury(ctx) == nil {
+		left = left[1:]
+	}
+	ss.mu.Lock()
+	defer ss.mu.Unlock()
+	ss.left = append(left, ss.left...)
 }
 
 // scope returns the scope of a session that is open here, or nil.

@@ -190,3 +190,68 @@ func TestSessionsEndInAProcessThatLostItsLease(t *testing.T) {
 		require.Len(w, ended.wait(w, 2), 2)
 	})
 }
+
+// What the store does not take when a session ends is made up for, also while the
+// process lives.
+func TestSessionEndIsToldAfterAnOutage(t *testing.T) {
+	acrossProcesses(t, func(w *world) {
+		ctx := w.Context()
+		for what, f := range map[string]fault{
+			"publish": failing("publish", transport.ErrUnavailable),
+			"record":  failingStore("lease.", transport.ErrUnavailable),
+			"command": failingStore("session.", transport.ErrUnavailable),
+		} {
+			b, tr := w.process(what)
+			_, ended := w.lives(b)
+			s := w.session(b, what)
+			require.NoError(w, bus.Handle(ctx, s, answering("session")))
+			tr.set(f)
+			require.NoError(w, s.Close(ctx), what)
+			tr.set(nil)
+			settle(10 * time.Second)
+			ends := ended.wait(w, 1)
+			require.Len(w, ends, 1, what)
+			require.Equal(w, bus.EndClosed, ends[0].Reason, what)
+			all, err := b.Sessions(ctx)
+			require.NoError(w, err)
+			require.Empty(w, all, what)
+			w.noKeys("session")
+			require.NoError(w, b.Close(ctx))
+			w.noKeys("lease")
+		}
+	})
+}
+
+// Nothing tells the end twice, however long the process was away.
+func TestSessionEndIsToldOnceAfterALongOutage(t *testing.T) {
+	acrossProcesses(t, func(w *world) {
+		ctx := w.Context()
+		for _, survivors := range []bool{false, true} {
+			b, tr := w.process("svc")
+			by := b
+			if survivors {
+				by = w.bus(bus.Config{})
+			}
+			_, ended := w.lives(by)
+			s := w.session(b, "a")
+			tr.set(func(_ context.Context, op, _ string) error {
+				switch op {
+				case "publish", "create", "get", "update", "delete":
+					return transport.ErrUnavailable
+				}
+				return nil
+			})
+			<-s.Done()
+			settle(time.Hour)
+			tr.set(nil)
+			settle(time.Minute)
+			ends := ended.wait(w, 1)
+			require.Len(w, ends, 1)
+			require.Equal(w, bus.EndExpired, ends[0].Reason)
+			all, err := b.Sessions(ctx)
+			require.NoError(w, err)
+			require.Empty(w, all)
+			require.NoError(w, b.Close(ctx))
+		}
+	})
+}
