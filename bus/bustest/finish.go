@@ -15,7 +15,7 @@ func (h *Harness) finish() {
 	failed := h.t.Failed()
 	if !failed && !h.set.allowPending {
 		if err := h.settle(); err != nil {
-			h.t.Errorf("bustest: at the end of the test: %v%s", err, h.report())
+			h.t.Errorf("bustest: at the end of the test: %v; AllowPending lets it end all the same%s", err, h.report())
 		}
 	}
 	closed := h.close()

@@ -154,7 +154,7 @@ timeline:
 				h.Go(func() { time.Sleep(time.Minute) })
 			},
 			opts: []bustest.Option{bustest.WithTimeout(time.Second)},
-			want: `bustest: at the end of the test: not quiet after 1s
+			want: `bustest: at the end of the test: not quiet after 1s; AllowPending lets it end all the same
 still on its way:
 	goroutine of finish_test.go:LINE, for 1s
 bustest: the goroutine that Go started at finish_test.go:LINE still runs`,

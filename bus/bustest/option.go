@@ -38,7 +38,9 @@ func WithoutBus() Option {
 // WithDriver runs the harness on a driver of your choice instead of memory. open
 // is called once for each process of the test, and what it returns is closed with
 // that process: a driver that keeps all messages in one value returns a view of it
-// whose Close does nothing. Package natstest has the one for NATS.
+// whose Close does nothing. The broker behind it is the test's own and begins
+// empty: what it remembers of other tests, such as an id that is published again,
+// is not known to the harness. Package natstest has the driver for NATS.
 func WithDriver(open func(ctx context.Context) (transport.Transport, error)) Option {
 	return func(s *settings) { s.open = open }
 }
