@@ -11,7 +11,7 @@ func itemResults(err error, n int) (results []error, whole bool) {
 	results = make([]error, n)
 	items, direct := err.(ItemErrors)
 	switch {
-	case err == nil, direct && len(items) == 0:
+	case err == nil:
 		return results, false
 	case !direct && (!errors.As(err, &items) || len(items) == 0):
 		// Empty and wrapped, it tells of no event, and what is around it of all.

@@ -125,6 +125,15 @@ func TestBatchIsBoundedByItsBytes(t *testing.T) {
 		require.Equal(w, []string{"0 1", "2", "3"}, batches(runs.all()), "none over the limit but one event that is")
 		settle(20 * time.Second)
 		require.Equal(w, []string{"0 1", "2", "3", "4"}, batches(runs.all()))
+		for _, n := range []int{500, 150, 80} { // over it, and exactly full
+			e := userCreated{ID: "last", Note: strings.Repeat("x", n)}
+			if n == 80 {
+				e.Note = strings.Repeat("x", 250-2*len(`{"ID":"last","Note":""}`)-150)
+			}
+			require.NoError(w, bus.Publish(w.Context(), b, e))
+		}
+		settle(time.Second)
+		require.Equal(w, []string{"last", "last last"}, batches(runs.all()[4:]), "what is full does not wait")
 	})
 }
 
@@ -185,7 +194,7 @@ func TestBatchHandlersSteerEachEvent(t *testing.T) {
 		"nil items":          {func() error { return bus.ItemErrors(nil) }, "", "", ""},
 		"no items, wrapped":  {func() error { return fmt.Errorf("database is away: %w", bus.ItemErrors{}) }, "a b c", "", ""},
 		"an item without":    {func() error { return bus.ItemErrors{0: nil, 1: errOops} }, "b", "", ""},
-		"index out of range": {func() error { return bus.ItemErrors{1: bus.Permanent(errOops), 3: errOops} }, "a b c", "", ""},
+		"index out of range": {func() error { return bus.ItemErrors{1: errOops, 3: bus.Permanent(errOops)} }, "a b c", "", ""},
 		"negative index":     {func() error { return bus.ItemErrors{-1: errOops} }, "a b c", "", ""},
 		"insane item":        {func() error { return bus.ItemErrors{1: (*trap)(nil)} }, "b", "", ""},
 	}
