@@ -176,24 +176,28 @@ func (r *reaper) reap() {
 	}
 }
 
-// bury ends the sessions of one process, if its lease is really gone.
+// bury ends the sessions of one process, if its lease is really gone. Each round
+// asks again: a process that was only away makes its lease anew, and opens
+// sessions. The commands come first, while there is an opening to try again by.
 func (r *reaper) bury(lease string) error {
 	ctx, cancel := context.WithTimeout(r.life, r.b.cfg.PublishTimeout)
 	defer cancel()
-	_, err := r.b.tr.Store().Get(ctx, leasePrefix+lease)
-	switch {
-	case err == nil:
-		r.mu.Lock()
-		defer r.mu.Unlock()
-		r.live[lease] = struct{}{}
-		return nil
-	case !errors.Is(err, transport.ErrNotFound):
-		return err
-	}
-	for {
+	for first := true; ; first = false {
 		some := r.some(lease)
 		if len(some) == 0 {
-			return r.releaseCommands(ctx, lease)
+			return nil
+		}
+		_, err := r.b.tr.Store().Get(ctx, leasePrefix+lease)
+		if err == nil {
+			return nil // watch is about to hear of it
+		}
+		if !errors.Is(err, transport.ErrNotFound) {
+			return err
+		}
+		if first {
+			if err := r.releaseCommands(ctx, lease); err != nil {
+				return err
+			}
 		}
 		if err := r.tell(ctx, some); err != nil {
 			return err

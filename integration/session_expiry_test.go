@@ -255,3 +255,18 @@ func TestSessionEndIsToldOnceAfterALongOutage(t *testing.T) {
 		}
 	})
 }
+
+// A process that dies leaves nothing behind, also if the survivor has to try again.
+func TestCommandsOfADeadProcessAreReleasedAfterAFailure(t *testing.T) {
+	acrossProcesses(t, func(w *world) {
+		b, survivor := w.process("svc")
+		_, ended := w.lives(b)
+		dead, tr := w.process("svc")
+		require.NoError(w, bus.Handle(w.Context(), w.session(dead, "a"), answering("session")))
+		survivor.set(times(1, failingStore("session.", transport.ErrUnavailable)))
+		tr.kill()
+		settle(time.Minute)
+		require.Len(w, ended.all(), 1)
+		w.noKeys("session")
+	})
+}
