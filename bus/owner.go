@@ -362,6 +362,7 @@ func (l *lease) renew(ctx context.Context) bool {
 		l.lapsed = true
 		l.b.sessions.expire()
 		next, err = l.make(ctx)
+		l.b.sessions.expire() // what was opened meanwhile has its record below no lease
 	}
 	if err != nil {
 		l.b.log.Warn("process lease not renewed", "err", err)

@@ -113,7 +113,7 @@ func (ss *sessions) close(ctx context.Context) error {
 		slots <- struct{}{}
 		wg.Go(func() {
 			defer func() { <-slots }()
-			err := s.end(ctx, EndStopped, nil)
+			err := s.end(valueless{ctx}, EndStopped, nil)
 			mu.Lock()
 			defer mu.Unlock()
 			errs = append(errs, err)
@@ -122,6 +122,13 @@ func (ss *sessions) close(ctx context.Context) error {
 	wg.Wait()
 	return errors.Join(errs...)
 }
+
+// valueless is a context that belongs to no handler: a bus that is closed by a
+// handler waits for that handler's session as for every other.
+type valueless struct{ context.Context }
+
+// Value implements context.Context.
+func (valueless) Value(any) any { return nil }
 
 // expire ends every session whose lease is gone. Their handlers are cancelled
 // before this returns; the rest goes on by itself.

@@ -269,7 +269,9 @@ func TestLastAttemptOfABatchIsAlone(t *testing.T) {
 		publishIDs(w, b, "a", "b", "bad", "c")
 		settle(time.Minute)
 		all := batches(runs.all())
-		require.Equal(w, []string{"a b bad c", "a#2 b#2 bad#2 c#2"}, all[:2])
+		require.Equal(w, "a b bad c", all[0])
+		// Their retries come due at the same moment, in any order.
+		require.ElementsMatch(w, []string{"a#2", "b#2", "bad#2", "c#2"}, strings.Fields(all[1]))
 		require.ElementsMatch(w, []string{"a#3", "b#3", "bad#3", "c#3"}, all[2:])
 		require.Equal(w, userID("bad"), eventOf(w, w.deadLetters(tr, 1)[0]).ID)
 	})

@@ -389,3 +389,26 @@ func TestSessionThatClosesRunsTheCommandsOfItsHandlers(t *testing.T) {
 		require.NoError(w, <-answer)
 	})
 }
+
+// A handler cannot wait for itself: the bus gives up on it, and its session ends
+// with the bus, not later.
+func TestBusClosedByAHandlerOfASession(t *testing.T) {
+	everywhere(t, func(w *world) {
+		_, ended := w.lives(w.bus(bus.Config{}))
+		b := w.bus(bus.Config{CloseTimeout: 3 * time.Second})
+		ctx := w.Context()
+		s := w.session(b, "a")
+		closed := newRecord[error]()
+		_, err := bus.Subscribe(ctx, s, func(ctx context.Context, _ userCreated) error {
+			closed.add(b.Close(ctx))
+			return nil
+		})
+		require.NoError(w, err)
+		require.NoError(w, bus.Publish(ctx, s, userCreated{}))
+		require.Equal(w, bus.CodeTimeout, bus.CodeOf(closed.wait(w, 1)[0]))
+		<-s.Done()
+		require.Equal(w, bus.EndStopped, ended.wait(w, 1)[0].Reason)
+		settle(time.Minute)
+		require.Len(w, ended.all(), 1)
+	})
+}
