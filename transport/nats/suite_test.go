@@ -53,6 +53,6 @@ func TestSuiteTCP(t *testing.T) {
 				return tr
 			}
 		},
-		Features: transporttest.Features{MaxBody: maxBody, Parallel: true, MaxDeadLetters: 200, DropDeadLetters: true},
+		Features: transporttest.Features{MaxBody: maxBody, Parallel: true, Sessions: 100, MaxDeadLetters: 200, DropDeadLetters: true},
 	})
 }

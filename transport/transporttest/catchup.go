@@ -293,10 +293,10 @@ func catchUpSteadyStream(e *env) {
 			if err != nil {
 				return // stopped
 			}
+			handled.Add(1)
 			if err := d.Ack(context.WithoutCancel(ctx)); err != nil {
 				e.t.Errorf("ack: %v", err)
 			}
-			handled.Add(1)
 		}
 	})
 	for round := range 20 {
