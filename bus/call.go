@@ -98,7 +98,8 @@ func (c *call) meta() Meta {
 		Kind: c.who.kind, Name: c.who.name, ID: c.id(), Session: m.Session,
 		CorrelationID: c.correlationID(), CausationID: m.CausationID, Key: m.Key,
 		Group: c.who.group, Handler: c.who.handler, Attempt: int(c.attempt),
-		SentAt: m.SentAt, header: visible(m.Header),
+		Generation: generation(c.who.kind, m),
+		SentAt:     m.SentAt, header: visible(m.Header),
 	}
 }
 

@@ -69,7 +69,7 @@ func (f *flight) copyFor(listener string, failed int, then string) *transport.Me
 	c := *f.m
 	c.To.Group = f.r.key.group
 	seq := strconv.FormatUint(f.sequence(), 10)
-	c.ID = digest("retry", f.m.Session, f.id, seq, f.r.key.group, f.r.key.name, listener, strconv.Itoa(failed))
+	c.ID = digest("retry", f.m.Session, f.id, seq, f.r.key.group, f.r.key.name, listener, strconv.Itoa(failed), f.redriven())
 	c.Fresh = false
 	c.DeliverAt = time.Time{}
 	if c.Header = f.m.Header.Clone(); c.Header == nil {

@@ -67,22 +67,27 @@ func (f *flight) bury(listener string, code Code, cause error, attempts int) err
 
 // deadID is made of what failed, so that the same failure, seen twice, is stored
 // once. An id alone is not the event: another session, or a publisher some time
-// later, may use it again.
+// later, may use it again; and one that was redriven may fail again.
 func (f *flight) deadID(listener string) string {
 	return digest("dead", KindEvent.String(), f.r.key.group, f.r.private, f.r.key.name, f.m.Session, f.id,
-		strconv.FormatUint(f.sequence(), 10), listener)
+		strconv.FormatUint(f.sequence(), 10), listener, f.redriven())
 }
 
 // original is the event as it was published, without what the bus added to a
-// copy of it.
+// copy of it, except what tells of redrives.
 func (f *flight) original() *transport.Message {
 	m := *f.m
 	m.ID = f.id
 	m.To.Group = ""
 	m.DeliverAt = time.Time{}
 	m.Header = m.Header.Clone()
-	for _, key := range []string{headerOrigin, headerSequence, headerHandler, headerAttempt, headerThen, headerSearch} {
+	for _, key := range []string{headerOrigin, headerSequence, headerHandler, headerAttempt, headerThen, headerSearch, headerCopy} {
 		delete(m.Header, key)
+	}
+	if f.redriven() == "" {
+		for _, key := range redriveHeaders {
+			delete(m.Header, key)
+		}
 	}
 	return &m
 }

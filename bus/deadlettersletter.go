@@ -53,10 +53,15 @@ type DeadLetter struct {
 	Service string `json:"service,omitempty"`
 	Host    string `json:"host,omitempty"`
 
-	b *Bus
-	m *transport.Message
-	// seq is its place among the others.
-	seq uint64
+	// Generation is how often the message was redriven before it failed this time, and
+	// History what had failed then: the first failure and the last ones, the oldest
+	// first. Edited: one of those redrives had edited the body.
+	Generation int       `json:"generation,omitempty"`
+	Edited     bool      `json:"edited,omitempty"`
+	History    []Failure `json:"history,omitempty"`
+
+	b   *Bus
+	rec *transport.DeadLetter
 }
 
 // deadLetter is a driver's record for the user.
@@ -68,7 +73,9 @@ func (b *Bus) deadLetter(r *transport.DeadLetter) DeadLetter {
 		ContentType: cmp.Or(m.ContentType, codec.JSON.ContentType()),
 		Group:       r.Group, Handler: r.Handler, Code: Code(r.Code), Err: r.Error, Stack: r.Stack,
 		Attempts: r.Attempts, First: r.First, Last: r.Last, Service: r.Service, Host: r.Host,
-		b: b, m: m, seq: r.Sequence,
+		b: b, rec: r,
+		Generation: count(m.Header.Get(headerGeneration)), Edited: m.Header.Get(headerEdited) != "",
+		History: parseHistory(m.Header.Get(headerHistory)),
 	}
 	_ = d.Kind.UnmarshalText([]byte(r.Kind)) // another program's record may have another; it is of no kind then
 	if m.Value != nil {
@@ -82,10 +89,10 @@ func (b *Bus) deadLetter(r *transport.DeadLetter) DeadLetter {
 
 // Header returns a copy of the headers that the message's sender set.
 func (d DeadLetter) Header() Header {
-	if d.m == nil {
+	if d.rec == nil {
 		return nil
 	}
-	return userHeader(d.m.Header)
+	return userHeader(d.rec.Message.Header)
 }
 
 // Body returns the encoded message, in the codec of ContentType: a copy of the
@@ -95,12 +102,12 @@ func (d DeadLetter) Header() Header {
 func (d DeadLetter) Body() ([]byte, error) {
 	const op = "encode dead letter"
 	switch {
-	case d.m == nil:
+	case d.rec == nil:
 		return nil, errorf(CodeInvalid, op, d.Name, "this DeadLetter was not made by DeadLetters and has no message")
-	case d.m.Value == nil:
-		return bytes.Clone(d.m.Body), nil
+	case d.rec.Message.Value == nil:
+		return bytes.Clone(d.rec.Message.Body), nil
 	}
-	body, err := codec.Encode(d.b.cfg.Codec, d.m.Value)
+	body, err := codec.Encode(d.b.cfg.Codec, d.rec.Message.Value)
 	if err != nil {
 		return nil, errorf(CodeInvalid, op, d.Name, "%w", err)
 	}
@@ -123,7 +130,7 @@ func DeadLetterValue[E any](d DeadLetter) (E, error) {
 // value decodes the message as a t.
 func (d DeadLetter) value(t reflect.Type) (any, error) {
 	const op = "decode dead letter"
-	if d.m == nil {
+	if d.rec == nil {
 		return nil, errorf(CodeInvalid, op, d.Name, "this DeadLetter was not made by DeadLetters and has no message")
 	}
 	info, err := d.b.types.lookup(t)
@@ -133,10 +140,11 @@ func (d DeadLetter) value(t reflect.Type) (any, error) {
 	if info.name != d.Name {
 		return nil, errorf(CodeInvalid, op, d.Name, "%v is %q; the dead letter is of another type", t, info.name)
 	}
-	if d.m.Value != nil {
-		return d.m.Value, nil
+	m := d.rec.Message
+	if m.Value != nil {
+		return m.Value, nil
 	}
-	return d.b.decodeNew(info, d.m.ContentType, d.m.Body)
+	return d.b.decodeNew(info, m.ContentType, m.Body)
 }
 
 // String returns the dead letter on one line without control characters, the time in
@@ -148,6 +156,9 @@ func (d DeadLetter) String() string {
 		s.WriteString(" " + printable(d.Group) + "/" + printable(d.Handler))
 	}
 	fmt.Fprintf(&s, " attempts=%d", d.Attempts)
+	if d.Generation > 0 {
+		fmt.Fprintf(&s, " generation=%d", d.Generation)
+	}
 	for _, f := range []struct{ key, value string }{
 		{"id", d.MessageID}, {"session", d.Session}, {"key", d.Key}, {"code", string(d.Code)}, {"err", d.Err},
 	} {

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"sync"
 	"time"
 
 	"github.com/jitney-bus/jitney/bus"
@@ -194,6 +195,133 @@ func ExampleDeadLetters_Purge() {
 	must(err)
 	fmt.Println(old, bobs)
 	// Output: 0 1
+}
+
+// mended returns failed's bus with a listener that works, which prints.
+func mended(ctx context.Context, done *sync.WaitGroup, ids ...UserID) *bus.Bus {
+	b := failed(ctx, ids...)
+	done.Add(len(ids))
+	_, err := bus.Subscribe(ctx, b, func(ctx context.Context, e UserCreated) error {
+		m, _ := bus.MetaFrom(ctx)
+		fmt.Println("welcome,", e.ID, "- attempt", m.Attempt, "of generation", m.Generation)
+		done.Done()
+		return nil
+	}, bus.WithName("welcome"), bus.WithConcurrency(1))
+	must(err)
+	return b
+}
+
+func ExampleDeadLetters_Redrive() {
+	ctx := context.Background()
+	var done sync.WaitGroup
+	b := mended(ctx, &done, "ada")
+	defer b.Close(ctx)
+
+	page, err := b.DeadLetters().List(ctx, bus.DeadLetterQuery{})
+	must(err)
+	_, err = b.DeadLetters().Redrive(ctx, page.Letters[0].ID)
+	must(err)
+	done.Wait()
+	// Output: welcome, ada - attempt 1 of generation 1
+}
+
+func ExampleDeadLetters_RedriveAll() {
+	ctx := context.Background()
+	var done sync.WaitGroup
+	b := mended(ctx, &done, "ada", "bob")
+	defer b.Close(ctx)
+
+	report, err := b.DeadLetters().RedriveAll(ctx, bus.DeadLetterFilter{Group: "mailer", Handler: "welcome"},
+		bus.WithRedriveRate(1000))
+	must(err)
+	done.Wait()
+	fmt.Println(report.Redriven, "redriven,", report.Refused, "refused,", report.Failed, "failed")
+	// Output:
+	// welcome, ada - attempt 1 of generation 1
+	// welcome, bob - attempt 1 of generation 1
+	// 2 redriven, 0 refused, 0 failed
+}
+
+// A dry run tells what would be done, to whom.
+func ExampleWithDryRun() {
+	ctx := context.Background()
+	b := failed(ctx, "ada", "bob")
+	defer b.Close(ctx)
+
+	report, err := b.DeadLetters().RedriveAll(ctx, bus.DeadLetterFilter{}, bus.WithDryRun())
+	must(err)
+	for _, r := range report.Results {
+		fmt.Println(r.MessageID, "would go to", r.Group+"/"+r.Handler)
+	}
+	// Output:
+	// evt-ada would go to mailer/welcome
+	// evt-bob would go to mailer/welcome
+}
+
+// First one, to see how it fares.
+func ExampleWithRedriveLimit() {
+	ctx := context.Background()
+	b := failed(ctx, "ada", "bob", "cleo")
+	defer b.Close(ctx)
+
+	report, err := b.DeadLetters().RedriveAll(ctx, bus.DeadLetterFilter{}, bus.WithRedriveLimit(1))
+	must(err)
+	fmt.Println(report.Redriven)
+	// Output: 1
+}
+
+func ExampleWithRedriveRate() {
+	ctx := context.Background()
+	b := failed(ctx, "ada", "bob", "cleo")
+	defer b.Close(ctx)
+
+	began := time.Now()
+	_, err := b.DeadLetters().RedriveAll(ctx, bus.DeadLetterFilter{}, bus.WithRedriveRate(100)) // one every 10 ms
+	must(err)
+	fmt.Println(time.Since(began) >= 20*time.Millisecond)
+	// Output: true
+}
+
+func ExampleWithEach() {
+	ctx := context.Background()
+	b := failed(ctx, "ada", "bob")
+	defer b.Close(ctx)
+
+	_, err := b.DeadLetters().RedriveAll(ctx, bus.DeadLetterFilter{}, bus.WithEach(func(r bus.RedriveResult) {
+		fmt.Println(r.MessageID, r.Err)
+	}))
+	must(err)
+	// Output:
+	// evt-ada <nil>
+	// evt-bob <nil>
+}
+
+// A session's listeners are gone when it has ended, and its group's may not expect
+// an event of it any more: that has to be meant.
+func ExampleWithForce() {
+	ctx := context.Background()
+	tr := memory.New(memory.Config{})
+	b, err := bus.New(tr, bus.Config{Service: "mailer"})
+	must(err)
+	defer b.Close(ctx)
+	_, err = bus.Subscribe(ctx, b, func(context.Context, UserCreated) error { return bus.Permanent(errors.New("no such address")) })
+	must(err)
+	must(bus.InSession(ctx, b, "import-42", func(ctx context.Context, s *bus.Session) error {
+		return bus.Publish(ctx, s, UserCreated{ID: "ada"})
+	}))
+	var page bus.DeadLetterPage
+	for ; len(page.Letters) == 0; time.Sleep(time.Millisecond) {
+		page, err = b.DeadLetters().List(ctx, bus.DeadLetterQuery{})
+		must(err)
+	}
+
+	_, err = b.DeadLetters().Redrive(ctx, page.Letters[0].ID)
+	fmt.Println(errors.Is(err, bus.ErrNotRedrivable), errors.Is(err, bus.ErrSessionClosed))
+	_, err = b.DeadLetters().Redrive(ctx, page.Letters[0].ID, bus.WithForce())
+	fmt.Println(err)
+	// Output:
+	// true true
+	// <nil>
 }
 
 func ExampleDeadLetters_Watch() {

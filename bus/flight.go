@@ -92,11 +92,13 @@ func (r *reader) handle(d transport.Delivery) {
 			f.settle()
 		}
 	}()
-	f.plan()
-	if len(f.runs) == 0 {
-		f.nobody()
-	} else {
-		f.take()
+	if !f.surplus() {
+		f.plan()
+		if len(f.runs) == 0 {
+			f.nobody()
+		} else {
+			f.take()
+		}
 	}
 	settled = true
 }

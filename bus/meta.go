@@ -67,6 +67,8 @@ type Meta struct {
 	// settlement, retry copy or dead letter could not be stored. So it may be more
 	// than the times that the handler ran. What Close hands back does not count.
 	Attempt int
+	// Generation is how often the message was a dead letter and redriven: 0 for never.
+	Generation int
 	// SentAt is when an event was published or a delayed one sent; zero for a
 	// command.
 	SentAt time.Time

@@ -34,9 +34,13 @@ const (
 	hdrStored = "Nats-Time-Stamp"
 )
 
-// maxHeader is how many bytes the headers of one message may take. The server
-// allows 64 KiB; a dead-letter record adds its own to those of the original.
-const maxHeader = 32 << 10
+// maxHeader is how many bytes the headers of one message may take, and maxAdded how
+// many more those that the bus adds to a copy for one group. The server allows
+// 64 KiB; a dead-letter record adds its own to those of the original.
+const (
+	maxHeader = 32 << 10
+	maxAdded  = 8 << 10
+)
 
 // maxTimeout bounds what a caller may claim to wait for.
 const maxTimeout = 365 * 24 * time.Hour
@@ -90,9 +94,13 @@ func encode(m *transport.Message, token string, withID bool) (nats.Header, error
 	if w.escape {
 		w.escapeAll()
 	}
-	if w.size > maxHeader {
+	limit := maxHeader
+	if m.To.Group != "" {
+		limit += maxAdded
+	}
+	if w.size > limit {
 		return nil, fmt.Errorf("%w message: %w", transport.ErrInvalid,
-			fmt.Errorf("its headers take %d bytes, at most %d are allowed", w.size, maxHeader))
+			fmt.Errorf("its headers take %d bytes, at most %d are allowed", w.size, limit))
 	}
 	return w.h, nil
 }

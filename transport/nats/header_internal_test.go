@@ -148,6 +148,13 @@ func TestHeaderRefuses(t *testing.T) {
 	}
 	_, err := encode(&transport.Message{Header: transport.Header{"a": {strings.Repeat("x", maxHeader)}}}, "_", true)
 	require.ErrorIs(t, err, transport.ErrInvalid)
+	// A copy for one group has room for what the bus adds.
+	large := transport.Header{"a": {strings.Repeat("x", maxHeader)}}
+	_, err = encode(&transport.Message{To: transport.Address{Group: "g"}, Header: large}, "", true)
+	require.NoError(t, err)
+	large["b"] = []string{strings.Repeat("x", maxAdded)}
+	_, err = encode(&transport.Message{To: transport.Address{Group: "g"}, Header: large}, "", true)
+	require.ErrorIs(t, err, transport.ErrInvalid)
 	_, err = encode(&transport.Message{To: transport.Address{Session: "a"}, Session: "b"}, "a", true)
 	require.ErrorIs(t, err, transport.ErrInvalid)
 }

@@ -186,7 +186,17 @@ func Example_retry() {
 	}
 	// doc:end
 	check(err)
-	// Output: user.renamed mailer default 1 failed no such user
+
+	// doc:redrive
+	report, err := b.DeadLetters().RedriveAll(ctx, bus.DeadLetterFilter{
+		Name: "user.renamed", Code: bus.CodeFailed,
+	}, bus.WithRedriveRate(50)) // a second; WithDryRun shows what would be done
+	fmt.Println(report.Redriven, "of", len(report.Results))
+	// doc:end
+	check(err)
+	// Output:
+	// user.renamed mailer default 1 failed no such user
+	// 1 of 1
 }
 
 // doc:middleware
