@@ -22,14 +22,15 @@ import (
 // CodeCancelled for a ctx that was cancelled: the event is not sent.
 //
 // Events are stored in the order in which one caller gave them: one batch at a
-// time. Within a batch, one that has to be sent again may be stored after later
-// ones, unless they share a WithKey. Of a key, none is stored after one that was
-// not: the events of the key that were queued when one fails are not sent, and
-// their error is ErrOutOfOrder. Publish and PublishAll do not wait for the queue.
+// time, and a batch in parts where a key repeats. Within a part, one that has to be
+// sent again may be stored after later ones. Of a WithKey, none is stored after one
+// that was not: the events of the key that were queued when one fails are not sent,
+// and their error is ErrOutOfOrder. Publish and PublishAll do not wait for the
+// queue.
 //
-// Each batch has Config.PublishTimeout to be stored. Nothing is lost silently:
-// Close stores what is queued, within its ctx, and a failure that nobody asks for
-// is logged.
+// Each part has Config.PublishTimeout to be stored. Nothing is lost silently: Close
+// stores what is queued, within its ctx, and a failure that nobody asks for within
+// 5 s is logged.
 func PublishAsync(ctx context.Context, s Scope, event any, opts ...PublishOption) (*Pending, error) {
 	sc := s.scope()
 	p := &Pending{m: new(transport.Message)}

@@ -147,6 +147,26 @@ func TestBatchesAtOnce(t *testing.T) {
 	})
 }
 
+// Those that are free do not split what comes.
+func TestOneBatchIsGatheredAtATime(t *testing.T) {
+	everywhere(t, func(w *world) {
+		b := w.bus(bus.Config{})
+		runs := listenBatch(w, b, func(context.Context, []userCreated) error { time.Sleep(time.Second); return nil },
+			bus.WithBatchSize(30), bus.WithConcurrency(3))
+		burst := make([]any, 90)
+		for i := range burst {
+			burst[i] = userCreated{ID: userID(fmt.Sprint(i))}
+		}
+		require.NoError(w, bus.PublishAll(w.Context(), b, burst...)) // now three are free
+		settle(time.Minute)
+		for n := len(runs.all()); n < 20; n++ {
+			require.NoError(w, bus.PublishAll(w.Context(), b, burst[:30]...))
+			settle(time.Minute)
+			require.Len(w, runs.all(), n+1, "%v", batches(runs.all()[n:]))
+		}
+	})
+}
+
 func TestBatchHandlerHasItsGroupAlone(t *testing.T) {
 	everywhere(t, func(w *world) {
 		plain := func(b *bus.Bus, opts ...bus.SubscribeOption) (*bus.Subscription, error) {
