@@ -62,18 +62,21 @@ func (r *reader) runBatch(flights []*flight) {
 func (k *batchCall) judge(err error, began time.Time) {
 	k.sift()
 	results, whole := itemResults(err, len(k.flights))
-	aborted, failed := k.aborted(), false
+	aborted := k.aborted()
+	var retry verdict // the latest of those that are to be run again
 	for i, f := range k.flights {
 		f.finish(&k.call)
 		k.conclude(f, results[i], aborted, began, !whole)
-		failed = failed || f.runs[0].err != nil && f.runs[0].verdict.fate != fateReturn
+		if v := f.runs[0].verdict; v.fate == fateRetry && (retry.fate != fateRetry || v.delay > retry.delay) {
+			retry = v
+		}
 	}
 	for _, x := range k.refused {
 		x.f.finish(&k.call)
 		k.conclude(x.f, x.err, aborted, began, true)
 	}
-	if failed && whole {
-		k.r.b.logFailure(&k.call, err)
+	if whole && retry.fate == fateRetry {
+		k.r.b.logRetry(&k.call, err, retry)
 	}
 }
 
@@ -96,7 +99,7 @@ func (k *batchCall) conclude(f *flight, err, aborted error, began time.Time, log
 	if b.observed() {
 		b.observeHandled(itemCall(f), f.value, began, err)
 	}
-	if err != nil && log {
-		b.logFailure(itemCall(f), err)
+	if log && run.verdict.fate == fateRetry {
+		b.logRetry(itemCall(f), err, run.verdict)
 	}
 }

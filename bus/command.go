@@ -185,6 +185,7 @@ func callDirect[C, R any](ctx context.Context, k *call, h *commandHandler, fn fu
 		}
 		r, err := invoke(k, h, fn, c)
 		if err != nil {
+			h.ended(k, err)
 			return zero, h.failed(k, err)
 		}
 		return r, nil
@@ -197,7 +198,7 @@ func callDirect[C, R any](ctx context.Context, k *call, h *commandHandler, fn fu
 	}
 	run := &directRun[R]{done: make(chan struct{})}
 	go func() {
-		defer close(run.done)
+		defer func() { h.ended(k, run.err); close(run.done) }()
 		run.err = errGoexit
 		run.r, run.err = invoke(k, h, fn, c)
 	}()

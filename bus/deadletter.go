@@ -3,6 +3,7 @@ package bus
 import (
 	"context"
 	"errors"
+	"log/slog"
 	"strconv"
 	"strings"
 	"time"
@@ -42,8 +43,6 @@ func (f *flight) bury(listener string, code Code, cause error, attempts int) err
 			d.Stack = strings.ToValidUTF8(d.Stack[:maxStack], "")
 		}
 	}
-	log := b.log.With("name", r.key.name, "id", f.id, "group", r.key.group, "handler", listener,
-		"attempt", attempts, "dead_letter", d.ID)
 	var err error
 	for try := range buryTries {
 		if try > 0 {
@@ -53,7 +52,8 @@ func (f *flight) bury(listener string, code Code, cause error, attempts int) err
 		err = b.tr.DeadLetters().Add(ctx, d)
 		cancel()
 		if err == nil {
-			log.Error("event dead-lettered", "code", d.Code, "err", cause)
+			b.logFailure(failureLine{level: slog.LevelError, text: "event dead-lettered",
+				attrs: f.attrs(listener, attempts), err: cause, code: Code(d.Code), dead: d.ID})
 			f.observeDeadLetter(d, cause)
 			return nil
 		}
@@ -61,7 +61,6 @@ func (f *flight) bury(listener string, code Code, cause error, attempts int) err
 			break // full: trying at once does not make room
 		}
 	}
-	log.Error("dead letter not stored; the event stays with its group", "err", err)
 	return err
 }
 

@@ -73,8 +73,8 @@ func (f *flight) exec(run *run) {
 		if run.verdict.fate != fateReturn && r.b.observed() {
 			r.b.observeHandled(k, f.value, began, run.err)
 		}
-		if run.err != nil && run.verdict.fate != fateReturn {
-			r.b.logFailure(k, run.err)
+		if run.verdict.fate == fateRetry {
+			r.b.logRetry(k, run.err, run.verdict)
 		}
 	}()
 	run.err = sane(run.l.handle(k, f.value))

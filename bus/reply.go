@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"log/slog"
 	"reflect"
 	"time"
 
@@ -22,7 +23,7 @@ func (h *commandHandler) reply(k *call, req transport.Request, result any, err e
 		err = h.encodeResult(tm.ContentType, result, r)
 	}
 	if err != nil {
-		b.logFailure(k, err)
+		b.logCommand(k, err)
 		b.encodeError(r, b.toWire(err, int(k.attempt)))
 	} else if tm.Header.Get(headerReceipt) != "" {
 		if r.Header == nil {
@@ -36,11 +37,14 @@ func (h *commandHandler) reply(k *call, req transport.Request, result any, err e
 	var size *transport.SizeError
 	if errors.As(sent, &size) {
 		r = &transport.Message{}
+		if err == nil {
+			b.logCommand(k, fmt.Errorf("result not sent: %w", size))
+		}
 		b.encodeError(r, b.oversized(err, size, int(k.attempt)))
 		sent = req.Reply(ctx, r)
 	}
 	if sent != nil {
-		b.log.Warn("reply not sent", "name", k.who.name, "id", k.id(), "err", sent)
+		b.logFailure(failureLine{level: slog.LevelWarn, text: "reply not sent", attrs: k.attrs(), err: sent})
 	}
 }
 

@@ -3,6 +3,7 @@ package bus
 import (
 	"context"
 	"errors"
+	"log/slog"
 	"slices"
 	"time"
 )
@@ -11,8 +12,7 @@ import (
 // then settles the original.
 func (f *flight) forward(ctx context.Context, runs []*run, now time.Time) {
 	if err := f.r.b.tr.Publish(ctx, f.copies(runs, now)...); err != nil {
-		f.r.b.log.Warn("retry copy not stored; the event itself waits for its retry",
-			"name", f.r.key.name, "id", f.id, "group", f.r.key.group, "err", err)
+		f.logUnsettled("retry copy not stored; the event itself waits for its retry", "copy", err)
 		f.unforwarded(runs)
 		return
 	}
@@ -88,8 +88,8 @@ func (f *flight) hold(runs []*run, delay time.Duration) {
 				cause = errors.New("too many events wait for the private listener")
 			}
 			if err := f.bury(run.l.name, CodeBacklog, cause, run.attempt); err != nil {
-				r.b.log.Error("event lost: the private listener has too many retries waiting and its dead letter is refused",
-					"name", r.key.name, "id", f.id, "err", err)
+				f.logUnburied("event lost: the private listener has too many retries waiting and its dead letter is refused",
+					run.l.name, run.attempt, cause, err)
 			}
 		}
 		f.settleAfter("term", func(ctx context.Context) error { return f.d.Term(ctx, "dead letter") })
@@ -156,7 +156,7 @@ func (f *flight) handOver() {
 		}
 	}
 	if f.r.key.group == "" { // a private listener's retries end with it
-		f.r.b.log.Warn("private listener closed with a retry waiting", "name", f.r.key.name, "id", f.id)
+		f.r.b.log.LogAttrs(ctx, slog.LevelWarn, "private listener closed with a retry waiting", f.allAttrs()...)
 		f.done("term", f.d.Term(ctx, "listener closed"))
 		return
 	}

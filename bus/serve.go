@@ -2,9 +2,7 @@ package bus
 
 import (
 	"context"
-	"errors"
 	"fmt"
-	"log/slog"
 	"reflect"
 	"sync/atomic"
 	"time"
@@ -175,8 +173,14 @@ func (h *commandHandler) leave(k *call) {
 func (h *commandHandler) failed(k *call, err error) error {
 	b := h.scope.bus
 	w := b.toWire(k.outcome(err), int(k.attempt))
-	b.logFailure(k, err)
 	return b.fromWire(k.who.name, k.id(), w)
+}
+
+// ended tells of a failure, also when nobody waits for it any more.
+func (h *commandHandler) ended(k *call, err error) {
+	if err != nil {
+		h.scope.bus.logCommand(k, err)
+	}
 }
 
 // newDirectCall is the call of a command that never leaves the process.
@@ -205,7 +209,7 @@ func (h *commandHandler) local(ctx context.Context, m *transport.Message, out *o
 	}
 	run := &directRun[any]{err: errGoexit, done: make(chan struct{})}
 	go func() {
-		defer close(run.done)
+		defer func() { h.ended(k, run.err); close(run.done) }()
 		defer h.leave(k)
 		run.r, run.err = h.handle(k, m.Value)
 	}()
@@ -300,22 +304,4 @@ func (h *commandHandler) call(req transport.Request) *call {
 		lazyContext: lazyContext{parent: h.scope.work, deadline: req.Deadline()},
 		who:         h.who, from: m, msgID: m.ID, attempt: 1,
 	}
-}
-
-// logFailure writes the one line that a failed run gets.
-func (b *Bus) logFailure(k *call, err error) {
-	if !b.log.Enabled(k, slog.LevelError) {
-		return
-	}
-	log := b.log.With("kind", k.who.kind, "name", k.who.name, "id", k.id(), "session", k.envelope().Session,
-		"group", k.who.group, "handler", k.who.handler, "attempt", k.attempt)
-	if k.events > 0 {
-		log = log.With("events", k.events)
-	}
-	var p *panicError
-	if errors.As(err, &p) {
-		log.Error("handler panicked", "err", err, "stack", p.stack)
-		return
-	}
-	log.Warn("handler failed", "err", err)
 }

@@ -3,6 +3,7 @@ package bus
 import (
 	"context"
 	"fmt"
+	"log/slog"
 	"math/rand/v2"
 	"strconv"
 	"time"
@@ -66,8 +67,7 @@ func (f *flight) settle() {
 	whole := !f.succeeded && !f.buried && !f.held && (retry == 0 || !f.spared && wait == 0)
 	switch {
 	case lost:
-		f.r.b.log.Warn("lease on a delivery lost; another process handles the event",
-			"name", f.r.key.name, "id", f.id, "group", f.r.key.group)
+		f.logLost()
 		f.drop()
 	case len(again) == 0:
 		f.finishWith(ctx, f.succeeded || !f.buried)
@@ -90,9 +90,12 @@ func (f *flight) settleDead(run *run) {
 	switch {
 	case f.isLost():
 		run.verdict.fate = fateLost
-	case f.bury(run.l.name, CodeOf(run.err), run.err, run.attempt) != nil:
-		run.verdict = verdict{fate: fateRetry, delay: refusedWait}
 	default:
+		if err := f.bury(run.l.name, CodeOf(run.err), run.err, run.attempt); err != nil {
+			f.logUnburied(unburied, run.l.name, run.attempt, run.err, err)
+			run.verdict = verdict{fate: fateRetry, delay: refusedWait}
+			return
+		}
 		f.buried = true
 	}
 }
@@ -117,8 +120,7 @@ func (f *flight) done(what string, err error) {
 	f.drop()
 	if err != nil {
 		// It comes again when AckWait ends, and the handler is idempotent.
-		f.r.b.log.Warn("delivery not settled", "settle", what,
-			"name", f.r.key.name, "id", f.id, "group", f.r.key.group, "err", err)
+		f.logUnsettled("delivery not settled", what, err)
 	}
 }
 
@@ -152,8 +154,8 @@ func (f *flight) passOn(ctx context.Context) {
 	c.Header.Set(headerSearch, strconv.Itoa(f.search+1))
 	c.DeliverAt = time.Now().Add(refusedWait/2 + rand.N(refusedWait))
 	if err := f.r.b.tr.Publish(ctx, c); err != nil {
-		f.r.b.log.Warn("event not passed on to another process", "name", f.r.key.name, "id", f.id,
-			"group", f.r.key.group, "handler", f.target, "err", err)
+		f.r.b.logFailure(failureLine{level: slog.LevelWarn, text: "event not passed on to another process",
+			attrs: f.attrs(f.target, f.failed), err: err})
 		f.settleAfter("nak", func(ctx context.Context) error { return f.d.Nak(ctx, refusedWait) })
 		return
 	}
@@ -165,10 +167,10 @@ func (f *flight) passOn(ctx context.Context) {
 func (f *flight) refuse(code Code, cause error) {
 	ctx := f.settling()
 	defer ctx.end()
-	f.r.b.log.Error("event cannot be handled", "name", f.r.key.name, "id", f.id,
-		"group", f.r.key.group, "session", f.m.Session, "code", code, "err", cause)
 	for _, name := range append([]string{f.target}, f.then().names()...) {
-		if err := f.bury(name, code, cause, max(f.d.Deliveries()-1, 0)); err != nil {
+		attempts := max(f.d.Deliveries()-1, 0)
+		if err := f.bury(name, code, cause, attempts); err != nil {
+			f.logUnburied(unburied, name, attempts, cause, err)
 			f.done("nak", f.d.Nak(ctx, refusedWait))
 			return
 		}
