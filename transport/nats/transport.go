@@ -70,10 +70,12 @@ func Open(ctx context.Context, cfg Config) (*Transport, error) {
 
 // start readies what an open link needs.
 func (t *Transport) start(ctx context.Context) (err error) {
-	if err := t.checkServer(ctx); err != nil {
+	// The inbox first: without the right to hear replies every other call would
+	// wait for one in vain.
+	if t.win, err = newWindow(ctx, t.link, t.cfg.InboxPrefix); err != nil {
 		return err
 	}
-	if t.win, err = newWindow(ctx, t.link, t.cfg.InboxPrefix); err != nil {
+	if err := t.checkServer(ctx); err != nil {
 		return err
 	}
 	if err := t.provision(ctx); err != nil {

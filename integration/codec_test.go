@@ -1,0 +1,76 @@
+package integration_test
+
+import (
+	"context"
+	"strings"
+	"testing"
+
+	"github.com/stretchr/testify/require"
+
+	"github.com/jitney-bus/jitney/bus"
+	"github.com/jitney-bus/jitney/codec"
+	"github.com/jitney-bus/jitney/codec/cbor"
+	"github.com/jitney-bus/jitney/codec/msgpack"
+	"github.com/jitney-bus/jitney/transport"
+)
+
+var mixed = []codec.Codec{codec.JSON, msgpack.Codec, cbor.Codec}
+
+// The content type travels: a process that knows several codecs works with
+// senders of each, and answers each in its own.
+func TestCodecsMix(t *testing.T) {
+	everywhere(t, func(w *world) {
+		server := w.bus(bus.Config{Codecs: mixed[1:]})
+		require.NoError(w, bus.Handle(w.Context(), server, create))
+		seen := newRecord[userID]()
+		_, err := bus.Subscribe(w.Context(), server, func(_ context.Context, e userCreated) error {
+			seen.add(e.ID)
+			return nil
+		})
+		require.NoError(w, err)
+		for i, c := range mixed {
+			sender := w.bus(bus.Config{Service: "sender", Codec: c})
+			id, err := bus.Execute(w.Context(), sender, createUser{Name: c.ContentType()})
+			require.NoError(w, err)
+			require.Equal(w, userID("id-"+c.ContentType()), id)
+			require.NoError(w, bus.Publish(w.Context(), sender, userCreated{ID: id}))
+			require.Equal(w, id, seen.wait(w, i+1)[i])
+		}
+	})
+}
+
+// What nobody can read is the sender's error, which names the command, and harms
+// nobody else.
+func TestCommandsThatCannotBeRead(t *testing.T) {
+	everywhere(t, func(w *world) {
+		if w.inProcess {
+			return // values are not decoded
+		}
+		tr := w.open()
+		server := w.busOn(tr, bus.Config{})
+		require.NoError(w, bus.Handle(w.Context(), server, create))
+		stranger := w.bus(bus.Config{Service: "stranger", Codec: cbor.Codec})
+		_, err := bus.Execute(w.Context(), stranger, createUser{Name: "a"})
+		require.Equal(w, bus.CodeInvalid, bus.CodeOf(err))
+		require.ErrorContains(w, err, "user.create")
+		require.ErrorContains(w, err, `"application/cbor"`)
+		require.ErrorContains(w, err, "application/json", "what it could be read as")
+
+		for what, m := range map[string]transport.Message{
+			"truncated":  {Body: []byte(`{"Name":`)},
+			"empty":      {},
+			"wrong type": {Body: []byte(`{"Name":{}}`)},
+			"foreign":    {Body: []byte{0xff, 0x00}, ContentType: "application/x-unknown"},
+			"deep":       {Body: []byte(strings.Repeat("[", 5000))},
+		} {
+			m.To.Name = "user.create"
+			reply, err := tr.Request(w.Context(), &m)
+			require.NoError(w, err, what)
+			require.Equal(w, "invalid", reply.Header.Get("Jitney-Error"), what)
+			require.NotEmpty(w, reply.Body, what)
+		}
+		id, err := bus.Execute(w.Context(), server, createUser{Name: "good"})
+		require.NoError(w, err)
+		require.Equal(w, userID("id-good"), id)
+	})
+}
