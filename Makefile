@@ -1,6 +1,6 @@
 # Each target calls go or .ci/run; nothing here that a plain command cannot do.
 .DEFAULT_GOAL := help
-.PHONY: help test race lint ci fuzz bench vuln
+.PHONY: help test race lint ci fuzz bench peers vuln
 
 help: ## Show this list
 	@grep -E '^[a-z]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{ printf "  make %-8s %s\n", $$1, $$2 }'
@@ -22,6 +22,11 @@ fuzz: ## Fuzz every target for a few seconds
 
 bench: ## Run the benchmarks; compare runs with benchstat
 	go test -run '^$$' -bench . -benchmem ./...
+
+peers: ## Measure the same work with nats.go, Watermill and jitney (10 minutes)
+	cd bench && go test -run '^$$' -bench . -count 6 | tee peers.txt
+	cd bench && go tool -modfile=../tools/go.mod benchstat -col /lib peers.txt
+	cd bench && go run ./plot <peers.txt
 
 vuln: ## Look for known vulnerabilities (needs the network)
 	go tool -modfile=tools/go.mod govulncheck ./...
