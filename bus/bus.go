@@ -24,6 +24,7 @@ type Bus struct {
 	root   *scope
 	host   string
 	sender *asyncSender
+	teller *deadTeller
 
 	sessions *sessions
 	reaper   *reaper
@@ -74,6 +75,7 @@ func New(tr transport.Transport, cfg Config) (*Bus, error) {
 	b.short = b.inProcess && len(cfg.Sending) == 0
 	b.send = protect(chain(cfg.Sending, b.dispatch))
 	b.sender = newAsyncSender(b)
+	b.teller = newDeadTeller(b)
 	b.lease = newLease(b)
 	b.root = newScope(b, context.Background(), nil)
 	b.sessions = newSessions(b)
@@ -132,6 +134,7 @@ func (b *Bus) Close(ctx context.Context) error {
 	// What is left needs a moment even when ctx has been used up, and each its own.
 	var err error
 	for _, last := range []func(context.Context){
+		b.teller.close,
 		b.reaper.close,
 		b.lease.close,
 		func(ctx context.Context) { err = b.tr.Close(ctx) },

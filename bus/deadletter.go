@@ -43,18 +43,28 @@ func (f *flight) bury(listener string, code Code, cause error, attempts int) err
 			d.Stack = strings.ToValidUTF8(d.Stack[:maxStack], "")
 		}
 	}
-	var err error
+	if err := b.storeDead(r.s.work, d); err != nil {
+		return err
+	}
+	b.logFailure(failureLine{level: slog.LevelError, text: "event dead-lettered",
+		attrs: f.attrs(listener, attempts), err: cause, code: Code(d.Code), dead: d.ID})
+	f.observeDeadLetter(d, cause)
+	b.teller.tell(d)
+	return nil
+}
+
+// storeDead stores a dead letter and returns once it is stored. It tries a few times,
+// also when life, the scope's, has ended. What is stored is then for the log, for the
+// observers and for teller.tell.
+func (b *Bus) storeDead(life context.Context, d *transport.DeadLetter) (err error) {
 	for try := range buryTries {
 		if try > 0 {
 			time.Sleep(buryWait << try)
 		}
-		ctx, cancel := context.WithTimeout(context.WithoutCancel(r.s.work), buryTimeout)
+		ctx, cancel := context.WithTimeout(context.WithoutCancel(life), buryTimeout)
 		err = b.tr.DeadLetters().Add(ctx, d)
 		cancel()
 		if err == nil {
-			b.logFailure(failureLine{level: slog.LevelError, text: "event dead-lettered",
-				attrs: f.attrs(listener, attempts), err: cause, code: Code(d.Code), dead: d.ID})
-			f.observeDeadLetter(d, cause)
 			return nil
 		}
 		if errors.Is(err, transport.ErrBacklog) {

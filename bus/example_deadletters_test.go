@@ -31,6 +31,35 @@ func failed(ctx context.Context, ids ...UserID) *bus.Bus {
 	return b
 }
 
+// An alarm is a listener like any other.
+func ExampleDeadLettered() {
+	ctx := context.Background()
+	b, err := bus.New(memory.New(memory.Config{}), bus.Config{Service: "mailer"})
+	must(err)
+	defer b.Close(ctx)
+	alarms := make(chan bus.DeadLettered, 1)
+	_, err = bus.Subscribe(ctx, b, func(_ context.Context, e bus.DeadLettered) error {
+		alarms <- e
+		return nil
+	}, bus.WithGroup("alarms"))
+	must(err)
+	_, err = bus.Subscribe(ctx, b, func(context.Context, UserCreated) error {
+		return bus.Permanent(errors.New("no such address"))
+	}, bus.WithName("welcome"))
+	must(err)
+
+	must(bus.Publish(ctx, b, UserCreated{ID: "ada"}))
+	e := <-alarms
+	fmt.Println(e.Name, "failed at", e.Group+"/"+e.Handler+":", e.Err)
+	d, err := b.DeadLetters().Get(ctx, e.ID) // the whole of it
+	must(err)
+	body, err := d.Body()
+	fmt.Println(string(body), err)
+	// Output:
+	// user.created failed at mailer/welcome: no such address
+	// {"ID":"ada"} <nil>
+}
+
 func ExampleBus_DeadLetters() {
 	ctx := context.Background()
 	b := failed(ctx, "ada")

@@ -4,7 +4,6 @@ import (
 	"encoding/json"
 	"slices"
 	"strconv"
-	"strings"
 	"time"
 
 	"github.com/jitney-bus/jitney/transport"
@@ -70,9 +69,7 @@ func setRedriven(h Header, d DeadLetter) {
 func formatHistory(all []Failure) string {
 	keep := slices.Clone(all)
 	for i := range keep {
-		if len(keep[i].Err) > maxFailureText {
-			keep[i].Err = strings.ToValidUTF8(keep[i].Err[:maxFailureText], "")
-		}
+		keep[i].Err = beginning(keep[i].Err)
 	}
 	for {
 		if len(keep) > maxHistory {

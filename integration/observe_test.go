@@ -16,11 +16,16 @@ import (
 	"github.com/jitney-bus/jitney/transport"
 )
 
-// observed starts a process and collects what its observers are told.
+// observed starts a process and collects what its observers are told, but for the
+// bus's own news of dead letters.
 func (w *world) observed(tr transport.Transport, cfg bus.Config) (*bus.Bus, *record[bus.Record]) {
 	w.Helper()
 	told := newRecord[bus.Record]()
-	cfg.Observers = append(cfg.Observers, told.add)
+	cfg.Observers = append(cfg.Observers, func(r bus.Record) {
+		if r.Name != deadLettered {
+			told.add(r)
+		}
+	})
 	return w.busOn(tr, cfg), told
 }
 

@@ -40,6 +40,7 @@ type Harness struct {
 	buses     []member // in the order made
 	stubs     *bus.Bus // answers what Stub registers; nil before the first
 	routines  map[*routine]struct{}
+	alarms    []alarm        // that are still to be published
 	closers   []func() error // after every process, the last first
 }
 
@@ -159,6 +160,9 @@ func (h *Harness) observe(r bus.Record) {
 	e := h.journal.observe(r)
 	if e.sending() && e.Kind == bus.KindEvent {
 		h.ledger.sent(e.meta.ID)
+		if e.Name == deadLettered {
+			h.alarmed()
+		}
 	}
 }
 

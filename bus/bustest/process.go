@@ -214,5 +214,6 @@ func (p *process) Close(ctx context.Context) error {
 	for x := range held {
 		x.abandon()
 	}
+	p.h.silence(p)
 	return errors.Join(errs...)
 }

@@ -44,6 +44,9 @@ func timeline(es []*entry) []string {
 	}
 	var roots []*node
 	for _, n := range all {
+		if n.isUnheard() {
+			continue
+		}
 		if c := nodes[n.cause]; c != nil && n.cause != "" && !c.isUnder(n, nodes) {
 			c.caused = append(c.caused, n)
 		} else {
@@ -55,6 +58,12 @@ func timeline(es []*entry) []string {
 		rows = append(rows, n.draw()...)
 	}
 	return layOut(rows)
+}
+
+// isUnheard reports whether n is the bus's news of a dead letter, of which the tree
+// tells already, and nobody listens for it.
+func (n *node) isUnheard() bool {
+	return n.sent != nil && n.sent.Name == deadLettered && n.sent.Err == nil && len(n.steps) == 0
 }
 
 // isUnder reports whether n was caused by top. Ids that a test chose may go round.

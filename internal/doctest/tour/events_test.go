@@ -173,11 +173,16 @@ func Example_retry() {
 	}, bus.WithRetry(resilience.Retry{MaxRetries: 5, Initial: time.Second, Max: time.Minute}))
 	// doc:end
 	check(err)
+	paged := make(chan string, 1)
+	call := func(_ context.Context, text string) error { paged <- text; return nil }
+	// doc:alarm
+	_, err = bus.Subscribe(ctx, b, func(ctx context.Context, e bus.DeadLettered) error {
+		return call(ctx, fmt.Sprintf("%s failed at %s/%s: %s", e.Name, e.Group, e.Handler, e.Err))
+	}, bus.WithGroup("alarms"))
+	// doc:end
+	check(err)
 	check(bus.Publish(ctx, b, UserRenamed{ID: "u1", Name: "Alice"}))
-	for n := 0; n == 0; time.Sleep(time.Millisecond) {
-		n, err = b.DeadLetters().Count(ctx, bus.DeadLetterFilter{})
-		check(err)
-	}
+	fmt.Println(<-paged)
 
 	// doc:dead
 	page, err := b.DeadLetters().List(ctx, bus.DeadLetterQuery{Newest: true, Limit: 10})
@@ -195,6 +200,7 @@ func Example_retry() {
 	// doc:end
 	check(err)
 	// Output:
+	// user.renamed failed at mailer/default: no such user
 	// user.renamed mailer default 1 failed no such user
 	// 1 of 1
 }
