@@ -56,9 +56,12 @@ func PublishAsync(ctx context.Context, s Scope, event any, opts ...PublishOption
 // publishAsync fills in p and queues it.
 func (s *scope) publishAsync(ctx context.Context, p *Pending, event any, opts []PublishOption, seen *passage) error {
 	o := publishing(opts)
-	if err := s.event(ctx, p.m, event, &o); err != nil {
+	sends, err := s.event(ctx, p.m, event, &o)
+	if err != nil {
+		sends.count(err)
 		return err
 	}
+	p.sends = sends
 	p.id, p.name = p.m.ID, p.m.To.Name
 	p.m.Fresh = false // its id is told before it is stored: it may be published again
 	bounded := &lazyContext{parent: ctx}
@@ -66,14 +69,19 @@ func (s *scope) publishAsync(ctx context.Context, p *Pending, event any, opts []
 		bounded.timeout = cmp.Or(o.timeout, s.bus.cfg.PublishTimeout)
 	}
 	defer bounded.end()
-	if err := s.bus.sendEvent(bounded, p.m, p, seen); err != nil {
-		return err
-	}
-	if !p.reached { // a filter or a middleware has stopped it
+	err = s.bus.sendEvent(bounded, p.m, p, seen)
+	switch {
+	case err != nil:
+	case p.reached:
+		err = s.bus.sender.enqueue(bounded, p)
+	default: // a filter or a middleware has stopped it
+		sends.filtered.Add(1)
 		p.settle(nil)
-		return nil
 	}
-	return s.bus.sender.enqueue(bounded, p)
+	if err != nil { // else it is counted when it has its result
+		sends.count(err)
+	}
+	return err
 }
 
 // Flush sends at once what PublishAsync has queued, and returns when every event
@@ -99,6 +107,7 @@ type Pending struct {
 	size     int                // of what is sent, in bytes
 	number   uint64             // its place in the queue
 	queued   time.Time
+	sends    *sendTally
 	// For observers; nil without any.
 	seen  *passage
 	began time.Time

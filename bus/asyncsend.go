@@ -213,6 +213,7 @@ func (s *asyncSender) settle(p *Pending, err error) {
 	if err != nil {
 		s.untold.add(failure{p: p, err: err, at: time.Now(), closing: s.isClosing()})
 	}
+	p.sends.count(err)
 	if p.seen != nil {
 		s.b.observePublished(p.m, p.seen, p.began, err)
 	}

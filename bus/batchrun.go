@@ -43,6 +43,9 @@ func (r *reader) runBatch(flights []*flight) {
 	k := newBatchCall(l, flights)
 	for _, f := range flights {
 		if f.begin(&k.call, true) {
+			if !f.held && f.d.Deliveries() > 1 {
+				l.tally.redeliver()
+			}
 			k.flights = append(k.flights, f)
 		} else {
 			f.runs[0].verdict = verdict{fate: fateLost}
@@ -96,6 +99,7 @@ func (k *batchCall) conclude(f *flight, err, aborted error, began time.Time, log
 	if run.verdict.fate == fateReturn {
 		return
 	}
+	run.l.tally.ran(err)
 	if b.observed() {
 		b.observeHandled(itemCall(f), f.value, began, err)
 	}

@@ -29,6 +29,7 @@ type Bus struct {
 	sessions *sessions
 	reaper   *reaper
 	journal  *journal // nil without Config.Journal
+	tallies  tallies
 
 	send Func // the sending chain down to the transport
 	// inProcess: the transport keeps values in this process. short: besides,

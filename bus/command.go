@@ -143,23 +143,24 @@ func decodeResult[R any](r reply) (any, error) {
 
 // runDirect calls a handler of this process without a transport.
 func runDirect[C, R any](ctx context.Context, s *scope, h *commandHandler, fn func(context.Context, C) (R, error), c C) (R, error) {
+	var r R
+	err := checkDirect(h, c)
 	if !s.bus.observed() {
-		var zero R
-		if err := checkDirect(h, c); err != nil {
-			return zero, err
+		if err == nil {
+			r, err = callDirect(ctx, s.newDirectCall(ctx, h), h, fn, c)
 		}
-		return callDirect(ctx, s.newDirectCall(ctx, h), h, fn, c)
+		h.info.sends.count(err)
+		return r, err
 	}
 	began := time.Now()
 	m := &transport.Message{To: transport.Address{Name: h.info.name}}
-	var r R
-	err := checkDirect(h, c)
 	if err == nil {
 		k := s.newDirectCall(ctx, h)
 		m.ID, m.CorrelationID = k.id(), k.correlationID()
 		m.Session, m.CausationID = k.envelope().Session, k.envelope().CausationID
 		r, err = callDirect(ctx, k, h, fn, c)
 	}
+	h.info.sends.count(err)
 	s.bus.observeSent(KindCommand, m, c, began, err)
 	return r, err
 }
@@ -249,12 +250,19 @@ func awaitDirect(ctx context.Context, k *call, done <-chan struct{}) error {
 
 // invoke runs fn and gives back what enter took.
 func invoke[C, R any](k *call, h *commandHandler, fn func(context.Context, C) (R, error), c C) (r R, err error) {
-	defer h.leave(k)
+	err = errGoexit // unless fn returns or panics
+	defer h.finish(k, &err)
 	if b := h.scope.bus; b.observed() {
 		return invokeObserved(b, k, fn, c)
 	}
 	defer recovered(&err)
 	return fn(k, c)
+}
+
+// finish counts a run that has ended, and gives back what enter took.
+func (h *commandHandler) finish(k *call, err *error) {
+	h.tally.ran(*err)
+	h.leave(k)
 }
 
 func invokeObserved[C, R any](b *Bus, k *call, fn func(context.Context, C) (R, error), c C) (R, error) {

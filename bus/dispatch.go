@@ -59,6 +59,9 @@ func (f *flight) exec(run *run) {
 		run.verdict = verdict{fate: fateLost}
 		return
 	}
+	if !f.held && f.d.Deliveries() > 1 {
+		run.l.tally.redeliver()
+	}
 	var began time.Time
 	if r.b.observed() {
 		began = time.Now()
@@ -70,7 +73,11 @@ func (f *flight) exec(run *run) {
 		if run.verdict.fate != fateReturn || !run.stops { // what was cut short decides nothing
 			run.stops = stops(run.err)
 		}
-		if run.verdict.fate != fateReturn && r.b.observed() {
+		if run.verdict.fate == fateReturn {
+			return
+		}
+		run.l.tally.ran(run.err)
+		if r.b.observed() {
 			r.b.observeHandled(k, f.value, began, run.err)
 		}
 		if run.verdict.fate == fateRetry {

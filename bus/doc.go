@@ -115,6 +115,9 @@
 // headers, and [Bus.Journal] answers with those of one message, or of all that one
 // message caused.
 //
+// [Bus.Stats] returns what each handler has done in this process: runs, failures,
+// the last error, what is in flight and what waits for a retry, by session too.
+//
 // [Bus.Describe] tells how the bus is put together: every handler with its group,
 // priority, retry policy, filters and middleware, as data and as a table.
 package bus

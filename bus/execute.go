@@ -48,13 +48,25 @@ func (s *scope) executeAs(ctx context.Context, m *transport.Message, c any, wire
 	const op = "execute"
 	b := s.bus
 	if isNil(c) {
-		return nil, errorf(CodeInvalid, op, wireName, "command is nil")
+		err := errorf(CodeInvalid, op, wireName, "command is nil")
+		b.types.unnamed(KindCommand).count(err)
+		return nil, err
 	}
 	info, err := b.typeOf(c, wireName)
 	if err != nil {
+		b.types.unnamed(KindCommand).count(err)
 		return nil, withOp(err, op)
 	}
 	m.To.Name = info.name
+	v, err := s.executeTyped(ctx, m, info, c, decode, opts)
+	info.sends.count(err)
+	return v, err
+}
+
+// executeTyped sends m, whose command is of a known type.
+func (s *scope) executeTyped(ctx context.Context, m *transport.Message, info *typeInfo, c any, decode func(reply) (any, error), opts []ExecuteOption) (any, error) {
+	const op = "execute"
+	b := s.bus
 	o := executing(opts)
 	if err := invalidOptions(op, info.name, o.errs); err != nil {
 		return nil, err

@@ -10,6 +10,7 @@ import (
 // listener is one handler of an event.
 type listener struct {
 	who      *identity
+	tally    *tally
 	name     string // within its group
 	priority int
 	retry    resilience.Retry

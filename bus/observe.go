@@ -207,8 +207,9 @@ func (b *Bus) observeHandled(k *call, v any, began time.Time, err error) {
 	b.observe(r)
 }
 
-// observeRun tells of a step that a run takes outside its handler.
+// observeRun counts a step that a run takes outside its handler, and tells of it.
 func (f *flight) observeRun(stage Stage, run *run, delay time.Duration) {
+	run.l.tally.step(stage, delay)
 	if !f.r.b.observed() {
 		return
 	}
@@ -219,12 +220,9 @@ func (f *flight) observeRun(stage Stage, run *run, delay time.Duration) {
 	f.r.b.observe(r)
 }
 
-// observeSettle tells of the runs that have to be made again. Those that wait in
+// observeSettle counts and tells of the runs that have to be made again. Those that wait in
 // this delivery all wait for delay; a copy waits as long as its own run says.
 func (f *flight) observeSettle(lost bool, delay time.Duration) {
-	if !f.r.b.observed() {
-		return
-	}
 	for _, run := range f.runs {
 		switch fate := run.verdict.fate; {
 		case fate == fateDone || fate == fateDead || fate == fateWait && !lost:
@@ -238,9 +236,10 @@ func (f *flight) observeSettle(lost bool, delay time.Duration) {
 	}
 }
 
-// observeDeadLetter tells of a dead letter that is stored. Its code is that of the
-// error.
+// observeDeadLetter counts and tells of a dead letter that is stored. Its code is
+// that of the error.
 func (f *flight) observeDeadLetter(d *transport.DeadLetter, cause error) {
+	f.r.tally(d.Handler).step(StageDeadLettered, 0)
 	if !f.r.b.observed() {
 		return
 	}

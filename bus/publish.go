@@ -41,16 +41,26 @@ func Publish(ctx context.Context, s Scope, event any, opts ...PublishOption) err
 // publishOne fills in m and sends it. bounded is for its deadline.
 func (s *scope) publishOne(ctx context.Context, m *transport.Message, bounded *lazyContext, event any, opts []PublishOption, seen *passage) error {
 	o := publishing(opts)
-	if err := s.event(ctx, m, event, &o); err != nil {
+	sends, err := s.event(ctx, m, event, &o)
+	if err != nil {
+		sends.count(err)
 		return err
+	}
+	if seen == nil && s.bus.withholds() {
+		seen = new(passage)
 	}
 	if _, ok := ctx.Deadline(); !ok || o.timeout > 0 {
 		bounded.parent, bounded.timeout = ctx, cmp.Or(o.timeout, s.bus.cfg.PublishTimeout)
 		defer bounded.end()
 		ctx = bounded
 	}
-	return s.bus.sendEvent(ctx, m, nil, seen)
+	err = s.bus.sendEvent(ctx, m, nil, seen)
+	sends.event(seen, err)
+	return err
 }
+
+// withholds reports whether an event may be kept back without an error.
+func (b *Bus) withholds() bool { return len(b.cfg.Sending) > 0 || b.cfg.PublishFilter.Pass != nil }
 
 // publishing applies options. Without any it allocates nothing.
 func publishing(opts []PublishOption) publishOptions {
@@ -75,15 +85,20 @@ func PublishAll(ctx context.Context, s Scope, events ...any) error {
 	}
 	sc := s.scope()
 	all := batch{events: len(events)}
+	all.sends = make([]*sendTally, len(events))
+	all.seen = make([]passage, len(events))
 	if !sc.bus.observed() {
-		return sc.publishAll(ctx, &all, events)
+		err := sc.publishAll(ctx, &all, events)
+		all.count(err)
+		return err
 	}
 	began := time.Now()
-	all.sent, all.seen = make([]*transport.Message, len(events)), make([]passage, len(events))
+	all.sent = make([]*transport.Message, len(events))
 	for i, e := range events {
 		all.seen[i].value = e
 	}
 	err := sc.publishAll(ctx, &all, events)
+	all.count(err)
 	all.observe(sc.bus, began, err)
 	return err
 }
@@ -93,13 +108,13 @@ func (s *scope) publishAll(ctx context.Context, all *batch, events []any) error 
 	for i, e := range events {
 		m := new(transport.Message)
 		all.next = i
-		var seen *passage
-		if all.seen != nil {
-			all.sent[i], seen = m, &all.seen[i]
+		if all.sent != nil {
+			all.sent[i] = m
 		}
-		err := s.event(ctx, m, e, &o)
+		sends, err := s.event(ctx, m, e, &o)
+		all.sends[i] = sends
 		if err == nil {
-			err = s.bus.sendEvent(ctx, m, all, seen)
+			err = s.bus.sendEvent(ctx, m, all, &all.seen[i])
 		}
 		if err != nil {
 			return fmt.Errorf("event %d of %d: %w", i+1, len(events), err)
@@ -117,9 +132,11 @@ type batch struct {
 	messages []*transport.Message
 	of       []int // of each message, the event
 
-	// For observers, of each event; nil without any.
+	// Of each event; nil where the call did not come to it.
+	sends []*sendTally
+	seen  []passage
+	// For observers; nil without any.
 	sent []*transport.Message
-	seen []passage
 }
 
 // collector takes messages that are ready, instead of the transport.
@@ -150,21 +167,35 @@ func (l *batch) publish(ctx context.Context, tr transport.Transport) error {
 	return all
 }
 
-// observe tells what became of each event. When one keeps the others from being
-// sent, its error is theirs too.
-func (l *batch) observe(b *Bus, began time.Time, err error) {
-	var each *PublishError
-	errors.As(err, &each)
-	for i, m := range l.sent {
-		own := err
-		if each != nil {
-			own = each.Errors[i]
+// count counts what became of each event that the call came to.
+func (l *batch) count(err error) {
+	own := ownErrors(err)
+	for i, sends := range l.sends {
+		if sends != nil {
+			sends.event(&l.seen[i], own(i))
 		}
+	}
+}
+
+// observe tells what became of each event.
+func (l *batch) observe(b *Bus, began time.Time, err error) {
+	own := ownErrors(err)
+	for i, m := range l.sent {
 		if m == nil { // not looked at
 			m = new(transport.Message)
 		}
-		b.observePublished(m, &l.seen[i], began, own)
+		b.observePublished(m, &l.seen[i], began, own(i))
 	}
+}
+
+// ownErrors finds the error of each event. When one keeps the others from being
+// sent, its error is theirs too.
+func ownErrors(err error) func(i int) error {
+	var each *PublishError
+	if !errors.As(err, &each) {
+		return func(int) error { return err }
+	}
+	return func(i int) error { return each.Errors[i] }
 }
 
 // PublishError says which events of a PublishAll were not stored. It unwraps to
@@ -196,18 +227,23 @@ func (e *PublishError) Unwrap() []error {
 }
 
 // event fills in the message of an event that is about to be sent, except its
-// body.
-func (s *scope) event(ctx context.Context, m *transport.Message, v any, o *publishOptions) error {
-	const op = "publish"
-	b := s.bus
+// body. It returns where to count what becomes of it, also with an error.
+func (s *scope) event(ctx context.Context, m *transport.Message, v any, o *publishOptions) (*sendTally, error) {
 	if isNil(v) {
-		return errorf(CodeInvalid, op, "", "event is nil")
+		return s.bus.types.unnamed(KindEvent), errorf(CodeInvalid, "publish", "", "event is nil")
 	}
-	info, err := b.typeOf(v, "")
+	info, err := s.bus.typeOf(v, "")
 	if err != nil {
-		return withOp(err, op)
+		return s.bus.types.unnamed(KindEvent), withOp(err, "publish")
 	}
 	m.To.Name = info.name
+	return &info.sends, s.fill(ctx, m, info, v, o)
+}
+
+// fill is event for an event of a known type.
+func (s *scope) fill(ctx context.Context, m *transport.Message, info *typeInfo, v any, o *publishOptions) error {
+	const op = "publish"
+	b := s.bus
 	if info.command {
 		return errorf(CodeInvalid, op, info.name, "%T is a command: send it with Execute", v)
 	}

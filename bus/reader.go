@@ -183,6 +183,20 @@ func (r *reader) runs(k *call) bool {
 	return slices.ContainsFunc(slices.Concat(r.listeners, r.leaving), func(l *listener) bool { return l.who == k.who })
 }
 
+// tally returns that of a listener by name, also of one that is not here any more,
+// and with "" that of events that no listener could be given.
+func (r *reader) tally(name string) *tally {
+	r.mu.Lock()
+	for _, l := range slices.Concat(r.listeners, r.leaving) {
+		if l.name == name {
+			r.mu.Unlock()
+			return l.tally
+		}
+	}
+	r.mu.Unlock()
+	return r.b.tallies.of(tallyKey{KindEvent, r.key.name, r.key.group, name})
+}
+
 func (r *reader) isStopping() bool {
 	select {
 	case <-r.stopping:

@@ -15,6 +15,7 @@ type typeInfo struct {
 	elem      reflect.Type
 	command   bool // defined, or has a Returns method: Publish and Subscribe refuse it
 	validates bool // it or its pointer has Validate
+	sends     sendTally
 }
 
 // registry maps Go types to wire names. Reads take no lock.
@@ -22,12 +23,22 @@ type registry struct {
 	mu     sync.Mutex
 	byType atomic.Pointer[map[reflect.Type]*typeInfo]
 	byName map[string]reflect.Type // wire name to element type
+
+	noCommands, noEvents sendTally // of what was sent and is no message
 }
 
 func newRegistry() *registry {
 	r := &registry{byName: map[string]reflect.Type{}}
 	r.byType.Store(&map[reflect.Type]*typeInfo{})
 	return r
+}
+
+// unnamed counts what was sent as a message of that kind and is none.
+func (r *registry) unnamed(kind Kind) *sendTally {
+	if kind == KindCommand {
+		return &r.noCommands
+	}
+	return &r.noEvents
 }
 
 // lookup returns what is known of t, registering it under its own name on first

@@ -24,6 +24,7 @@ type commandHandler struct {
 	inner  func(context.Context, any) (any, error) // typed, with its value unboxed; a panic is an error
 	run    Func                                    // the receiving chain around inner; nil if there is none
 	own    []Middleware                            // the handler's own part of it
+	tally  *tally
 
 	// slots bounds what runs at once, whichever way it came, and holds one for
 	// each that does.
@@ -59,6 +60,7 @@ func (s *scope) handle(ctx context.Context, h *commandHandler, opts []HandleOpti
 	}
 	h.scope = s
 	h.who = &identity{ids: b.ids, kind: KindCommand, name: h.info.name, handler: b.cfg.Service}
+	h.tally = b.tallies.open(h.who, s.session == nil)
 	h.slots, h.own = make(chan struct{}, o.concurrency), o.middleware
 	if len(b.cfg.Receiving)+len(o.middleware) > 0 {
 		h.run = protect(chain(b.cfg.Receiving, chain(o.middleware, func(ctx context.Context, m *Message) (any, error) {
@@ -245,6 +247,7 @@ func (h *commandHandler) serveOne(k *call, req transport.Request) {
 	if refused != nil {
 		k.attempt = 0 // nothing ran
 		err = refused
+		h.tally.refuse(refused)
 		return
 	}
 	result, err = h.handle(k, v)
@@ -276,12 +279,17 @@ func (h *commandHandler) open(k *call, tm *transport.Message) (any, error) {
 // handle runs the handler in its chain. A panic is an error.
 func (h *commandHandler) handle(k *call, v any) (result any, err error) {
 	b := h.scope.bus
-	if !b.observed() {
-		return h.chained(k, v)
+	var began time.Time
+	if b.observed() {
+		began = time.Now()
 	}
-	began := time.Now()
 	err = errGoexit
-	defer func() { b.observeHandled(k, v, began, err) }()
+	defer func() { // also when the handler ends this goroutine
+		h.tally.ran(err)
+		if b.observed() {
+			b.observeHandled(k, v, began, err)
+		}
+	}()
 	return h.chained(k, v)
 }
 

@@ -257,6 +257,7 @@ func (b *Bus) announce(ctx context.Context, session, id string, event any) error
 type announcement struct {
 	event any
 	m     *transport.Message
+	sends *sendTally
 }
 
 func (b *Bus) announcement(session, id string, event any) (announcement, error) {
@@ -268,7 +269,7 @@ func (b *Bus) announcement(session, id string, event any) (announcement, error) 
 		To: transport.Address{Session: session, Name: info.name}, Session: session,
 		ID: id, CorrelationID: id,
 	}
-	return announcement{event, m}, b.encode("publish", info.name, event, m)
+	return announcement{event, m, &info.sends}, b.encode("publish", info.name, event, m)
 }
 
 // publishAll stores announcements, at least one, and tells the observers.
@@ -281,6 +282,9 @@ func (b *Bus) publishAll(ctx context.Context, as ...announcement) error {
 	err := b.tr.Publish(ctx, ms...)
 	if err != nil {
 		err = fmt.Errorf("publish %s: %w", ms[0].To.Name, err)
+	}
+	for _, a := range as {
+		a.sends.count(err)
 	}
 	if b.observed() {
 		for _, a := range as {

@@ -167,6 +167,7 @@ func (f *flight) passOn(ctx context.Context) {
 func (f *flight) refuse(code Code, cause error) {
 	ctx := f.settling()
 	defer ctx.end()
+	f.r.tally(f.target).refuse(cause)
 	for _, name := range append([]string{f.target}, f.then().names()...) {
 		attempts := max(f.d.Deliveries()-1, 0)
 		if err := f.bury(name, code, cause, attempts); err != nil {

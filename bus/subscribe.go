@@ -183,6 +183,11 @@ func (s *scope) attach(ctx context.Context, info *typeInfo, l *listener, o *subs
 func (s *scope) claimReader(key readerKey, info *typeInfo, l *listener, o *subscribeOptions) (r *reader, first bool, err error) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
+	defer func() { // its name is known, and nobody has seen it yet
+		if err == nil && l.tally == nil {
+			l.tally = s.bus.tallies.open(l.who, !o.private)
+		}
+	}()
 	if s.closing {
 		return nil, false, s.gone("subscribe", info.name)
 	}
