@@ -20,7 +20,9 @@ import (
 // What fn returns decides for all events of the batch as Subscribe says: nil, an
 // error, Permanent or RetryAfter; ItemErrors decides for each. Every event has its
 // own attempts and dead letter. The last attempt of an event runs alone, so that
-// none becomes a dead letter because of another one. A panic is an error for all.
+// none becomes a dead letter because of another one; a failure of the whole batch that
+// the retry policy calls final (Final, Within) is followed by one more run of each,
+// at once and alone. A panic is an error for all.
 // What cannot be decoded, is invalid or is filtered does not reach fn and is dealt
 // with alone.
 //

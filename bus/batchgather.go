@@ -162,6 +162,7 @@ func (b *gathering) begin(first *flight) {
 // isLast reports whether a failure of this run would make a dead letter, where
 // there are others before it.
 func (run *run) isLast() bool {
-	last := run.l.retry.Attempts()
-	return last > 1 && run.attempt >= last
+	retry := &run.l.retry
+	last := retry.Attempts()
+	return last > 1 && (run.attempt >= last || !retry.Allows(run.first.passed(), 0))
 }

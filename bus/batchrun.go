@@ -70,6 +70,9 @@ func (k *batchCall) judge(err error, began time.Time) {
 	for i, f := range k.flights {
 		f.finish(&k.call)
 		k.conclude(f, results[i], aborted, began, !whole)
+		if whole && len(k.flights) > 1 {
+			f.runs[0].spare()
+		}
 		if v := f.runs[0].verdict; v.fate == fateRetry && (retry.fate != fateRetry || v.delay > retry.delay) {
 			retry = v
 		}
@@ -90,11 +93,11 @@ func (k *batchCall) conclude(f *flight, err, aborted error, began time.Time, log
 	stopping := context.Cause(f.r.s.work) != nil
 	switch {
 	case f.isLost():
-		run.verdict = judge(err, run.attempt, run.l.retry, ErrLeaseLost, stopping)
+		run.judge(ErrLeaseLost, stopping)
 	case err != nil && errors.Is(aborted, ErrLeaseLost):
 		run.verdict = verdict{fate: fateReturn} // cut short because of another event
 	default:
-		run.verdict = judge(err, run.attempt, run.l.retry, nil, stopping)
+		run.judge(nil, stopping)
 	}
 	if run.verdict.fate == fateReturn {
 		return
@@ -105,5 +108,15 @@ func (k *batchCall) conclude(f *flight, err, aborted error, began time.Time, log
 	}
 	if log && run.verdict.fate == fateRetry {
 		b.logRetry(itemCall(f), err, run.verdict)
+	}
+}
+
+// spare lets an event whose batch has failed as a whole run again, at once and
+// alone, where the policy calls that final before its attempts are over: no event
+// becomes a dead letter because of another one. What the handler itself calls
+// permanent it says of them all.
+func (run *run) spare() {
+	if run.verdict.fate == fateDead && !IsPermanent(run.err) && run.attempt < run.l.retry.Attempts() {
+		run.verdict = verdict{fate: fateRetry, alone: true}
 	}
 }

@@ -55,6 +55,9 @@ type Config struct {
 	// Retry is when a failed event handler runs again. Default: 3 retries after
 	// 100 ms, doubling up to 10 s, with full jitter.
 	Retry resilience.Retry
+	// Retries are the policies of single events by their wire name, instead of
+	// Retry. A handler's own, of WithRetry, comes before them. Default: none.
+	Retries map[string]resilience.Retry
 
 	// ExecuteTimeout bounds an Execute whose ctx has no deadline. Default 30 s.
 	// Where Execute runs the handler itself (see there) it bounds the handler's
@@ -170,6 +173,11 @@ func (c Config) Validate() error {
 	c.Journal.check(bad)
 	if err := c.Retry.Validate(); err != nil {
 		bad("Config.Retry: %w", err)
+	}
+	for name, r := range c.Retries {
+		if err := errors.Join(checkName(name), r.Validate()); err != nil {
+			bad("Config.Retries[%q]: %w", name, err)
+		}
 	}
 	for _, d := range []struct {
 		name string

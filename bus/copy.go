@@ -1,6 +1,7 @@
 package bus
 
 import (
+	"slices"
 	"strconv"
 	"strings"
 	"time"
@@ -16,7 +17,7 @@ import (
 func (f *flight) copies(runs []*run, now time.Time) []*transport.Message {
 	var all []*transport.Message
 	add := func(run *run, delay time.Duration, then queued) {
-		c := f.copyFor(run.l.name, run.failed(), then.String())
+		c := f.copyFor(run.l.name, run.failed(), run.first, then.String())
 		if delay > 0 {
 			c.DeliverAt = now.Add(delay)
 		}
@@ -29,7 +30,7 @@ func (f *flight) copies(runs []*run, now time.Time) []*transport.Message {
 		stops := run.stops && waiting(runs)
 		switch {
 		case run.verdict.fate == fateWait, stops && first != nil:
-			then = append(then, waiter{run.l.name, run.failed(), run.stops})
+			then = append(then, waiter{run.l.name, run.failed(), run.stops, run.first})
 		case stops:
 			first = run
 		default:
@@ -55,6 +56,18 @@ func waiting(runs []*run) bool {
 	return false
 }
 
+// firstFailure reports whether some of runs have just failed for the first time, and the
+// broker has to know when. A nak keeps nothing, and what is held here dies with the
+// process.
+func firstFailure(runs []*run) bool {
+	return slices.ContainsFunc(runs, func(r *run) bool { return r.untold })
+}
+
+// alone reports whether an event is to run again without the rest of its batch.
+func alone(runs []*run) bool {
+	return slices.ContainsFunc(runs, func(r *run) bool { return r.verdict.alone })
+}
+
 // failed is how often the listener has failed the event by now.
 func (r *run) failed() int {
 	if r.verdict.fate == fateRetry {
@@ -64,8 +77,9 @@ func (r *run) failed() int {
 }
 
 // copyFor returns a copy of the event for one listener of this group, which has
-// failed it so many times, and for those that wait for it.
-func (f *flight) copyFor(listener string, failed int, then string) *transport.Message {
+// failed it so many times, the first time then (zero for not known), and for those that
+// wait for it.
+func (f *flight) copyFor(listener string, failed int, first since, then string) *transport.Message {
 	c := *f.m
 	c.To.Group = f.r.key.group
 	seq := strconv.FormatUint(f.sequence(), 10)
@@ -79,6 +93,10 @@ func (f *flight) copyFor(listener string, failed int, then string) *transport.Me
 	c.Header.Set(headerSequence, seq)
 	c.Header.Set(headerHandler, listener)
 	c.Header.Set(headerAttempt, strconv.Itoa(failed))
+	delete(c.Header, headerFirst)
+	if first != 0 {
+		c.Header.Set(headerFirst, first.String())
+	}
 	delete(c.Header, headerThen)
 	if then != "" {
 		c.Header.Set(headerThen, then)
@@ -95,12 +113,16 @@ func (f *flight) then() queued {
 	return parseQueued(f.m.Header.Get(headerThen))
 }
 
+// since is when the listener that a copy is addressed to first failed, if that limits
+// its retries.
+func (f *flight) since() since { return parseSince(f.m.Header.Get(headerFirst)) }
+
 // planCopy finds the listeners that a copy is addressed to: first those that
 // stopped the event, then those that wait for them.
 func (f *flight) planCopy(here []*listener) {
 	var waits []*run
-	add := func(l *listener, failed int, stops bool) {
-		r := &run{l: l, attempt: failed + f.d.Deliveries(), stops: stops}
+	add := func(l *listener, failed int, stops bool, first since) {
+		r := &run{l: l, attempt: failed + f.d.Deliveries(), stops: stops, first: first}
 		if stops || l.name == f.target {
 			f.runs = append(f.runs, r)
 		} else {
@@ -115,10 +137,10 @@ func (f *flight) planCopy(here []*listener) {
 		switch {
 		case l.name == f.target:
 			found = true
-			add(l, f.failed, len(then) > 0)
+			add(l, f.failed, len(then) > 0, f.since())
 		case ok:
 			delete(missing, l.name)
-			add(l, w.failed, w.stops)
+			add(l, w.failed, w.stops, w.first)
 		}
 	}
 	if !found {
@@ -127,7 +149,7 @@ func (f *flight) planCopy(here []*listener) {
 	}
 	for _, w := range then {
 		if _, ok := missing[w.name]; ok { // another process has it
-			add(f.r.absent(w.name), w.failed, w.stops)
+			add(f.r.absent(w.name), w.failed, w.stops, w.first)
 		}
 	}
 	f.runs = append(f.runs, waits...)
@@ -138,7 +160,7 @@ func (f *flight) planCopy(here []*listener) {
 func (r *reader) absent(name string) *listener {
 	l := &listener{
 		who:  &identity{ids: r.b.ids, kind: KindEvent, name: r.key.name, group: r.key.group, handler: name},
-		name: name, priority: PriorityLowest - 1, retry: r.b.cfg.Retry,
+		name: name, priority: PriorityLowest - 1, retry: r.b.eventRetry(r.key.name),
 		slots: make(chan struct{}, 1), gone: make(chan struct{}), drained: make(chan struct{}),
 	}
 	l.goAway()
@@ -146,15 +168,16 @@ func (r *reader) absent(name string) *listener {
 }
 
 // waiter is a listener that waits for the one that a copy is addressed to, or has
-// stopped the event beside it, with how often it has failed.
+// stopped the event beside it, with how often it has failed, and since when.
 type waiter struct {
 	name   string
 	failed int
 	stops  bool
+	first  since
 }
 
 // queued travels as "name=failed", with a "!" behind it for one that stops the
-// event, separated by commas.
+// event and an "@" with the time of its first failure, separated by commas.
 type queued []waiter
 
 func (q queued) String() string {
@@ -166,6 +189,9 @@ func (q queued) String() string {
 		b.WriteString(w.name + "=" + strconv.Itoa(w.failed))
 		if w.stops {
 			b.WriteByte('!')
+		}
+		if w.first != 0 {
+			b.WriteString("@" + w.first.String())
 		}
 	}
 	return b.String()
@@ -179,8 +205,9 @@ func parseQueued(s string) (q queued) {
 		if !ok || checkGroup(name) != nil {
 			continue
 		}
+		failed, first, _ := strings.Cut(failed, "@")
 		failed, stops := strings.CutSuffix(failed, "!")
-		q = append(q, waiter{name, count(failed), stops})
+		q = append(q, waiter{name, count(failed), stops, parseSince(first)})
 	}
 	return q
 }

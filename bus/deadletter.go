@@ -90,7 +90,7 @@ func (f *flight) original() *transport.Message {
 	m.To.Group = ""
 	m.DeliverAt = time.Time{}
 	m.Header = m.Header.Clone()
-	for _, key := range []string{headerOrigin, headerSequence, headerHandler, headerAttempt, headerThen, headerSearch, headerCopy} {
+	for _, key := range []string{headerOrigin, headerSequence, headerHandler, headerAttempt, headerFirst, headerThen, headerSearch, headerCopy} {
 		delete(m.Header, key)
 	}
 	if f.redriven() == "" {

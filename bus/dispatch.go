@@ -69,7 +69,7 @@ func (f *flight) exec(run *run) {
 	run.err = errGoexit
 	defer func() { // also when the listener ends this goroutine
 		f.finish(k)
-		run.verdict = judge(run.err, run.attempt, run.l.retry, k.aborted(), context.Cause(r.s.work) != nil)
+		run.judge(k.aborted(), context.Cause(r.s.work) != nil)
 		if run.verdict.fate != fateReturn || !run.stops { // what was cut short decides nothing
 			run.stops = stops(run.err)
 		}

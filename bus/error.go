@@ -184,8 +184,9 @@ func (e *retryAfterError) Error() string { return e.err.Error() }
 func (e *retryAfterError) Unwrap() error { return e.err }
 
 // RetryAfter makes the retry of an event handler's error wait for d instead of
-// the policy's delay. It still counts as an attempt. RetryAfter(d, nil) is nil;
-// a negative d is no delay.
+// the policy's delay. It still counts as an attempt, and is not made if it would
+// begin after the policy's Within. RetryAfter(d, nil) is nil; a negative d is no
+// delay.
 func RetryAfter(d time.Duration, err error) error {
 	if err == nil {
 		return nil

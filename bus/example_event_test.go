@@ -2,8 +2,10 @@ package bus_test
 
 import (
 	"context"
+	"encoding/json"
 	"errors"
 	"fmt"
+	"io"
 	"time"
 
 	"github.com/jitney-bus/jitney/bus"
@@ -217,6 +219,42 @@ func ExampleWithRetry() {
 	// Output:
 	// 1 2 3
 	// user.created after 3 attempts: mail server is down
+}
+
+// The policy of a message stands under its name, and that of a handler with it. This
+// one tries twice at once, gives up after a minute, and does not repeat what is final.
+func ExampleConfig_retries() {
+	ctx := context.Background()
+	b, err := bus.New(memory.New(memory.Config{}), bus.Config{
+		Service: "mailer",
+		Retries: map[string]resilience.Retry{"user.created": {
+			MaxRetries: 5, Immediate: 2, Within: time.Minute,
+			Final: []error{io.EOF, resilience.Type[*json.SyntaxError]()},
+		}},
+	})
+	must(err)
+	defer b.Close(ctx)
+
+	attempts := make(chan int)
+	sub, err := bus.Subscribe(ctx, b, func(ctx context.Context, _ UserCreated) error {
+		m, _ := bus.MetaFrom(ctx)
+		attempts <- m.Attempt
+		if m.Attempt < 3 {
+			return errors.New("somebody was faster")
+		}
+		return fmt.Errorf("read the template: %w", io.EOF)
+	})
+	must(err)
+	must(bus.Publish(ctx, b, UserCreated{ID: "ada"}))
+	fmt.Println(<-attempts, <-attempts, <-attempts)
+
+	must(sub.Close(ctx))
+	dead, err := b.DeadLetters().List(ctx, bus.DeadLetterQuery{})
+	must(err)
+	fmt.Println("dead after", dead.Letters[0].Attempts, "attempts:", dead.Letters[0].Err)
+	// Output:
+	// 1 2 3
+	// dead after 3 attempts: read the template: EOF
 }
 
 // An error that no retry will mend makes a dead letter at once.

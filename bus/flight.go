@@ -64,7 +64,9 @@ type run struct {
 	attempt int
 	err     error
 	verdict verdict
-	stops   bool // it failed last with StopPropagation
+	stops   bool  // it failed last with StopPropagation
+	untold  bool  // the broker does not know of first yet
+	first   since // when it first failed, if its retries have a limit of time
 }
 
 // newFlight begins to keep a delivery that was taken.

@@ -18,6 +18,7 @@ type Header = transport.Header
 const (
 	headerHandler    = transport.HeaderPrefix + "Handler"    // only this handler of the group
 	headerAttempt    = transport.HeaderPrefix + "Attempt"    // failed runs before this copy
+	headerFirst      = transport.HeaderPrefix + "First"      // when it first failed, if that limits its retries
 	headerThen       = transport.HeaderPrefix + "Then"       // the handlers that wait for that one
 	headerSearch     = transport.HeaderPrefix + "Search"     // how often it was passed on for want of that handler
 	headerOrigin     = transport.HeaderPrefix + "Origin"     // the event's id, where the copy has one of its own

@@ -222,13 +222,13 @@ func (f *flight) observeRun(stage Stage, run *run, delay time.Duration) {
 
 // observeSettle counts and tells of the runs that have to be made again. Those that wait in
 // this delivery all wait for delay; a copy waits as long as its own run says.
-func (f *flight) observeSettle(lost bool, delay time.Duration) {
+func (f *flight) observeSettle(lost bool, delay time.Duration, copied bool) {
 	for _, run := range f.runs {
 		switch fate := run.verdict.fate; {
 		case fate == fateDone || fate == fateDead || fate == fateWait && !lost:
 		case lost || fate == fateReturn:
 			f.observeRun(StageReturned, run, 0)
-		case delay > longWait && f.r.key.group != "":
+		case copied:
 			f.observeRun(StageRetrying, run, run.verdict.delay)
 		default:
 			f.observeRun(StageRetrying, run, delay)

@@ -318,7 +318,8 @@ func WithStart(s Start) ListenOption {
 	return listenOption(func(o *subscribeOptions) { o.start = s.start })
 }
 
-// WithRetry is this handler's retry policy instead of Config.Retry.
+// WithRetry is this handler's retry policy instead of those of Config.Retries and
+// Config.Retry.
 func WithRetry(r resilience.Retry) ListenOption {
 	return listenOption(func(o *subscribeOptions) {
 		if err := r.Validate(); err != nil {

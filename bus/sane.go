@@ -37,7 +37,7 @@ func probe(err error) (out error) {
 	}
 	_ = err.Error()
 	_ = CodeOf(err)
-	_ = judge(err, 0, resilience.Retry{}, nil, false)
+	_ = judge(err, 0, &resilience.Retry{}, 0, nil, false)
 	_ = stops(err)
 	var own *Error
 	if errors.As(err, &own) {

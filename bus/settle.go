@@ -60,7 +60,8 @@ func (f *flight) settle() {
 		again = append(again, run)
 	}
 	lost := f.isLost()
-	f.observeSettle(lost, delay)
+	copied := f.r.key.group != "" && (delay > longWait || firstFailure(again))
+	f.observeSettle(lost, delay, copied)
 	// whole: every listener is still to handle it as often as the broker says, so
 	// it may come again as it is. Those that were spared are asked once more where
 	// nothing ran.
@@ -75,9 +76,9 @@ func (f *flight) settle() {
 		f.holdPrivate(again, delay)
 	case whole && retry == 0:
 		f.done("release", f.d.Release(ctx))
-	case whole && back == 0 && delay <= longWait:
+	case whole && back == 0 && !copied && !alone(again):
 		f.done("nak", f.d.Nak(ctx, delay))
-	case back > 0 || delay > longWait:
+	case back > 0 || copied:
 		f.forward(ctx, again, time.Now())
 	default:
 		f.hold(again, delay)
@@ -149,7 +150,7 @@ func (f *flight) nobody() {
 // it; at random, so that two copies and two processes do not miss each other again
 // and again. A nak would count as an attempt.
 func (f *flight) passOn(ctx context.Context) {
-	c := f.copyFor(f.target, f.failed, f.m.Header.Get(headerThen))
+	c := f.copyFor(f.target, f.failed, f.since(), f.m.Header.Get(headerThen))
 	c.ID = digest("search", c.ID, strconv.Itoa(f.search))
 	c.Header.Set(headerSearch, strconv.Itoa(f.search+1))
 	c.DeliverAt = time.Now().Add(refusedWait/2 + rand.N(refusedWait))

@@ -96,7 +96,7 @@ func (s *scope) subscribe(ctx context.Context, t reflect.Type, inner func(contex
 	}
 	l := &listener{
 		who:  &identity{ids: b.ids, kind: KindEvent, name: info.name, group: o.group, handler: o.name},
-		name: o.name, priority: o.priority, retry: b.cfg.Retry,
+		name: o.name, priority: o.priority, retry: b.eventRetry(info.name),
 		sieve: newSieve(o.filters), inner: inner, batch: o.batch, slots: make(chan struct{}, o.concurrency),
 		gone: make(chan struct{}), drained: make(chan struct{}), reg: reg,
 	}

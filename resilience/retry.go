@@ -8,7 +8,6 @@ import (
 	"fmt"
 	"math"
 	"math/rand/v2"
-	"strings"
 	"time"
 )
 
@@ -23,15 +22,18 @@ const (
 // NoRetries as Retry.MaxRetries means that a failure is final.
 const NoRetries = -1
 
-// Retry says how often a handler that failed runs again, and how long to wait
-// before each time. It is a plain value, safe for concurrent use; the zero
-// value has the defaults.
+// Retry says how often a handler that failed runs again, how long to wait before
+// each time, and which failures are final. It is a plain value, safe for
+// concurrent use; the zero value has the defaults.
 type Retry struct {
 	// MaxRetries is how often a handler runs again after its first failure.
 	// Default 3; NoRetries means never.
 	MaxRetries int
-	// Initial is the delay after the first failure, before jitter. Default
-	// 100 ms.
+	// Immediate is how many of these retries come first, without a delay: for
+	// what the next try mends, such as a lost race. Default 0, at most MaxRetries.
+	Immediate int
+	// Initial is the delay after the first failure that is not followed by an
+	// immediate retry, before jitter. Default 100 ms.
 	Initial time.Duration
 	// Max is the longest delay, jitter included. Default 10 s.
 	Max time.Duration
@@ -41,6 +43,14 @@ type Retry struct {
 	// Jitter spreads the delays of handlers that failed together. Default
 	// FullJitter.
 	Jitter Jitter
+	// Within limits the time for all retries, counted from the first failure: one
+	// that would begin later is not made, and the failure is final. Default 0, no
+	// limit.
+	Within time.Duration
+	// Final are the errors that no retry mends, as errors.Is finds them, or those of
+	// Type, as errors.As does. An error with a method Unrecoverable() bool that
+	// returns true needs no entry. Default none.
+	Final []error
 }
 
 // Jitter is how a delay is made random.
@@ -80,19 +90,23 @@ func (r Retry) Attempts() int {
 }
 
 // Delay returns how long to wait after an attempt that failed, of which the
-// first is 1: Initial × Base^(attempt-1), then jitter, then at most Max. It
-// does not look at MaxRetries. Any attempt is fine: below 1 counts as 1, and
-// nothing overflows.
+// first is 1: nothing after the first Immediate ones, then Initial × Base^n, where
+// n counts from 0, then jitter, then at most Max. It does not look at MaxRetries
+// and Within. Any attempt is fine: below 1 counts as 1, and nothing overflows.
 func (r Retry) Delay(attempt int) time.Duration {
 	return r.DelayRand(attempt, rand.Float64)
 }
 
 // DelayRand is Delay with a source of randomness, which returns numbers in
 // [0, 1): the same numbers give the same delays. It is not called with
-// NoJitter.
+// NoJitter, and for an immediate retry.
 func (r Retry) DelayRand(attempt int, random func() float64) time.Duration {
 	r = r.withDefaults()
-	d := float64(r.Initial) * math.Pow(r.Base, float64(max(attempt, 1)-1))
+	attempt = max(attempt, 1)
+	if attempt <= r.Immediate {
+		return 0
+	}
+	d := float64(r.Initial) * math.Pow(r.Base, float64(attempt-1-max(r.Immediate, 0)))
 	d = min(d, math.MaxInt64) // Pow may be infinite, and infinity times zero is no number
 	if r.Jitter != NoJitter {
 		d *= random()
@@ -104,12 +118,25 @@ func (r Retry) DelayRand(attempt int, random func() float64) time.Duration {
 	return max(time.Duration(d), 0)
 }
 
+// Allows reports whether a retry may begin after a delay, when so much time has
+// passed since the first failure. It may unless Within says otherwise; what is
+// negative counts as 0, as where clocks differ.
+func (r Retry) Allows(since, delay time.Duration) bool {
+	return r.Within <= 0 || max(delay, 0) <= r.Within-max(since, 0)
+}
+
 // Validate returns an error that lists every field that breaks its rule.
 func (r Retry) Validate() error {
 	var errs []error
 	bad := func(format string, args ...any) { errs = append(errs, fmt.Errorf("retry: "+format, args...)) }
 	if r.MaxRetries < NoRetries {
 		bad("MaxRetries is %d; use NoRetries (-1) for none", r.MaxRetries)
+	}
+	switch retries := r.Attempts() - 1; {
+	case r.Immediate < 0:
+		bad("Immediate is %d; use a number of retries, or 0 for none", r.Immediate)
+	case r.Immediate > retries:
+		bad("Immediate is %d of %s; raise MaxRetries or lower Immediate", r.Immediate, counted(retries))
 	}
 	if r.Initial < 0 {
 		bad("Initial is %v; use a positive delay, or 0 for %v", r.Initial, DefaultInitial)
@@ -123,53 +150,18 @@ func (r Retry) Validate() error {
 	if r.Jitter != FullJitter && r.Jitter != NoJitter {
 		bad("Jitter is %v; use FullJitter or NoJitter", r.Jitter)
 	}
+	if r.Within < 0 {
+		bad("Within is %v; use a positive duration, or 0 for no limit", r.Within)
+	}
+	for i, err := range r.Final {
+		if err == nil {
+			bad("Final[%d] is nil", i)
+		}
+	}
 	if d := r.withDefaults(); errs == nil && d.Initial > d.Max {
 		bad("Initial is %v, over Max, which is %v; raise Max or lower Initial", d.Initial, d.Max)
 	}
 	return errors.Join(errs...)
-}
-
-// String returns the policy in words, such as "3 retries after 100ms, doubling up
-// to 10s, full jitter".
-func (r Retry) String() string {
-	n := r.Attempts() - 1
-	var s string
-	switch r = r.withDefaults(); {
-	case n == 0:
-		return "no retries"
-	case n == 1:
-		s = "1 retry"
-	case r.MaxRetries == math.MaxInt:
-		s = "endless retries"
-	default:
-		s = fmt.Sprintf("%d retries", n)
-	}
-	s += " after " + short(min(r.Initial, r.Max))
-	switch {
-	case n == 1:
-	case r.Base == 1 || r.Initial >= r.Max:
-		s += " each"
-	case r.Base == 2:
-		s += ", doubling up to " + short(r.Max)
-	default:
-		s += fmt.Sprintf(", times %g up to %s", r.Base, short(r.Max))
-	}
-	if r.Jitter == NoJitter {
-		return s + ", no jitter"
-	}
-	return s + ", full jitter"
-}
-
-// short is d without units that are zero at its end: 1h instead of 1h0m0s.
-func short(d time.Duration) string {
-	s := d.String()
-	if strings.HasSuffix(s, "m0s") {
-		s = strings.TrimSuffix(s, "0s")
-	}
-	if strings.HasSuffix(s, "h0m") {
-		s = strings.TrimSuffix(s, "0m")
-	}
-	return s
 }
 
 // withDefaults replaces what is zero, or cannot be computed with.

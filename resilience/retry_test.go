@@ -2,7 +2,10 @@ package resilience_test
 
 import (
 	"fmt"
+	"io"
+	"io/fs"
 	"math"
+	"net"
 	"testing"
 	"time"
 
@@ -40,6 +43,12 @@ func TestDelayWithoutJitter(t *testing.T) {
 		}},
 		{"large base", resilience.Retry{Base: math.MaxFloat64}, map[int]time.Duration{
 			1: 100 * ms, 2: 10 * time.Second, math.MaxInt: 10 * time.Second,
+		}},
+		{"immediate", resilience.Retry{Immediate: 2, Base: 1.5}, map[int]time.Duration{
+			math.MinInt: 0, 0: 0, 1: 0, 2: 0, 3: 100 * ms, 4: 150 * ms, 5: 225 * ms, math.MaxInt: 10 * time.Second,
+		}},
+		{"all immediate", resilience.Retry{MaxRetries: math.MaxInt, Immediate: math.MaxInt - 1}, map[int]time.Duration{
+			1: 0, math.MaxInt - 1: 0, math.MaxInt: 100 * ms,
 		}},
 		{"initial is the bound", resilience.Retry{Initial: time.Hour, Max: time.Hour}, map[int]time.Duration{
 			1: time.Hour, 2: time.Hour,
@@ -98,6 +107,13 @@ func TestValidate(t *testing.T) {
 		{"zero", resilience.Retry{}, ""},
 		{"none", resilience.Retry{MaxRetries: resilience.NoRetries}, ""},
 		{"retries below none", resilience.Retry{MaxRetries: -2}, "retry: MaxRetries is -2; use NoRetries (-1) for none"},
+		{"negative immediate", resilience.Retry{Immediate: -1}, "retry: Immediate is -1; use a number of retries, or 0 for none"},
+		{"all immediate", resilience.Retry{Immediate: 3}, ""},
+		{"more immediate than any", resilience.Retry{Immediate: 4}, "retry: Immediate is 4 of 3 retries; raise MaxRetries or lower Immediate"},
+		{"immediate of one", resilience.Retry{MaxRetries: 1, Immediate: 2}, "retry: Immediate is 2 of 1 retry; raise MaxRetries or lower Immediate"},
+		{"immediate of none", resilience.Retry{MaxRetries: resilience.NoRetries, Immediate: 1}, "retry: Immediate is 1 of no retries; raise MaxRetries or lower Immediate"},
+		{"negative within", resilience.Retry{Within: -1}, "retry: Within is -1ns; use a positive duration, or 0 for no limit"},
+		{"final is nil", resilience.Retry{Final: []error{io.EOF, nil}}, "retry: Final[1] is nil"},
 		{"negative initial", resilience.Retry{Initial: -1}, "retry: Initial is -1ns; use a positive delay, or 0 for 100ms"},
 		{"negative max", resilience.Retry{Max: -1}, "retry: Max is -1ns; use a positive delay, or 0 for 10s"},
 		{"base below one", resilience.Retry{Base: 0.5}, "retry: Base is 0.5; use 1 or more, or 0 for 2"},
@@ -129,6 +145,15 @@ func TestRetryString(t *testing.T) {
 		"2 retries after 1s each, no jitter":                          {MaxRetries: 2, Initial: time.Second, Base: 1, Jitter: resilience.NoJitter},
 		"3 retries after 1h0m10s each, full jitter":                   {Initial: time.Hour + 10*time.Second, Max: time.Hour + 10*time.Second},
 		"endless retries after 100ms, doubling up to 2h, full jitter": {MaxRetries: math.MaxInt, Max: 2 * time.Hour},
+		"3 retries at once":                                           {Immediate: 3},
+		"1 retry at once, within 10s":                                 {MaxRetries: 1, Immediate: 1, Within: 10 * time.Second},
+		"5 retries, 2 at once, then after 100ms, doubling up to 10s, full jitter, within 1m": {
+			MaxRetries: 5, Immediate: 2, Within: time.Minute,
+		},
+		"2 retries, 1 at once, then after 1s, no jitter": {MaxRetries: 2, Immediate: 1, Initial: time.Second, Jitter: resilience.NoJitter},
+		`1 retry after 100ms, full jitter, within 1h, not of "EOF" or *fs.PathError or net.Error`: {
+			MaxRetries: 1, Within: time.Hour, Final: []error{io.EOF, resilience.Type[*fs.PathError](), resilience.Type[net.Error]()},
+		},
 	} {
 		require.NoError(t, r.Validate())
 		require.Equal(t, want, r.String())
@@ -145,10 +170,11 @@ func TestJitterString(t *testing.T) {
 func TestDelayProperties(t *testing.T) {
 	rapid.Check(t, func(t *rapid.T) {
 		r := resilience.Retry{
-			Initial: time.Duration(rapid.Int64().Draw(t, "initial")),
-			Max:     time.Duration(rapid.Int64().Draw(t, "max")),
-			Base:    rapid.Float64().Draw(t, "base"),
-			Jitter:  resilience.Jitter(rapid.IntRange(-1, 2).Draw(t, "jitter")),
+			Immediate: rapid.Int().Draw(t, "immediate"),
+			Initial:   time.Duration(rapid.Int64().Draw(t, "initial")),
+			Max:       time.Duration(rapid.Int64().Draw(t, "max")),
+			Base:      rapid.Float64().Draw(t, "base"),
+			Jitter:    resilience.Jitter(rapid.IntRange(-1, 2).Draw(t, "jitter")),
 		}
 		attempt := rapid.Int().Draw(t, "attempt")
 		x := rapid.Float64Range(0, math.Nextafter(1, 0)).Draw(t, "random")
