@@ -1,9 +1,11 @@
 package bus_test
 
 import (
+	"bytes"
 	"context"
 	"errors"
 	"fmt"
+	"strings"
 	"sync"
 	"time"
 
@@ -269,6 +271,48 @@ func ExampleDeadLetters_RedriveAll() {
 	// welcome, ada - attempt 1 of generation 1
 	// welcome, bob - attempt 1 of generation 1
 	// 2 redriven, 0 refused, 0 failed
+}
+
+// The ids were wrong, in all of them alike.
+func ExampleWithEdit() {
+	ctx := context.Background()
+	var done sync.WaitGroup
+	b := mended(ctx, &done, "ADA", "BOB")
+	defer b.Close(ctx)
+
+	report, err := b.DeadLetters().RedriveAll(ctx, bus.DeadLetterFilter{Name: "user.created"},
+		bus.WithEdit(func(e UserCreated) (UserCreated, error) {
+			e.ID = UserID(strings.ToLower(string(e.ID)))
+			return e, nil
+		}))
+	must(err)
+	done.Wait()
+	fmt.Println(report.Redriven, report.Results[0].Edited)
+	// Output:
+	// welcome, ada - attempt 1 of generation 1
+	// welcome, bob - attempt 1 of generation 1
+	// 2 true
+}
+
+// A body that cannot be decoded is mended as it is.
+func ExampleWithBodyEdit() {
+	ctx := context.Background()
+	var done sync.WaitGroup
+	b := mended(ctx, &done, "ada")
+	defer b.Close(ctx)
+
+	page, err := b.DeadLetters().List(ctx, bus.DeadLetterQuery{})
+	must(err)
+	_, err = b.DeadLetters().Redrive(ctx, page.Letters[0].ID,
+		bus.WithBodyEdit(func(contentType string, body []byte) (string, []byte, error) {
+			fmt.Println(contentType, string(body))
+			return contentType, bytes.Replace(body, []byte("ada"), []byte("ada.lovelace"), 1), nil
+		}))
+	must(err)
+	done.Wait()
+	// Output:
+	// application/json {"ID":"ada"}
+	// welcome, ada.lovelace - attempt 1 of generation 1
 }
 
 // A dry run tells what would be done, to whom.

@@ -21,6 +21,8 @@ type RedriveResult struct {
 	// Repeated: an earlier redrive had stored the copy already, and was interrupted
 	// before the dead letter was removed. It was not stored again.
 	Repeated bool
+	// Edited: the copy is not what had failed.
+	Edited bool
 	// DryRun: nothing was done.
 	DryRun bool
 	// Err is nil if the copy is stored and the dead letter removed. ErrNotRedrivable:
@@ -62,7 +64,8 @@ func (r *RedriveReport) add(res RedriveResult) {
 //
 // The copy has all attempts of the handler's retry policy before it. If they fail it
 // is a dead letter again, with another id, a Generation one higher and the failures
-// before it in its History. The handler sees the Generation in its Meta.
+// before it in its History. The handler sees the Generation in its Meta. WithEdit and
+// WithBodyEdit change the message on the way.
 //
 // Redriving twice, in two processes or again after a crash, lets the handler have one
 // copy: the transport recognises a second one within its dedup window, and the group
@@ -187,10 +190,14 @@ func (r *redriver) one(ctx context.Context, d DeadLetter) RedriveResult {
 	if res.Err = r.refusal(ctx, d); res.Err != nil {
 		return res
 	}
-	if res.DryRun {
+	m := r.copy(d)
+	edit, err := r.edit(d, m)
+	res.Edited = edit != ""
+	if res.Err = err; err != nil || res.DryRun {
 		return res
 	}
-	res.Repeated, res.Err = r.send(ctx, d, r.copy(d))
+	setRedriven(m.Header, d, res.Edited)
+	res.Repeated, res.Err = r.send(ctx, d, m, edit)
 	return res
 }
 
@@ -200,7 +207,7 @@ func (r *redriver) tell(res RedriveResult) {
 		log := r.d.b.log.With("dead_letter", res.ID, "name", res.Name, "id", res.MessageID,
 			"group", res.Group, "handler", res.Handler, "generation", res.Generation)
 		if res.Err == nil {
-			log.Info("dead letter redriven", "repeated", res.Repeated)
+			log.Info("dead letter redriven", "repeated", res.Repeated, "edited", res.Edited)
 		} else {
 			log.Warn("dead letter not redriven", "err", res.Err)
 		}

@@ -52,17 +52,20 @@ func (r *redriver) copy(d DeadLetter) *transport.Message {
 		m.Header.Set(headerHandler, d.Handler)
 	}
 	m.Header.Set(headerCopy, r.d.b.ids.next())
-	setRedriven(m.Header, d)
 	return &m
 }
 
 // setRedriven writes what a copy says of the dead letter that it was.
-func setRedriven(h Header, d DeadLetter) {
+func setRedriven(h Header, d DeadLetter, edited bool) {
 	h.Set(headerRedriven, d.ID)
 	h.Set(headerGeneration, strconv.Itoa(d.Generation+1))
 	h.Set(headerHistory, formatHistory(slices.Concat(d.History, []Failure{{
 		Code: d.Code, Err: d.Err, Attempts: d.Attempts, Time: d.Last, Service: d.Service, Host: d.Host,
+		Edited: edited,
 	}})))
+	if edited {
+		h.Set(headerEdited, "1")
+	}
 }
 
 // formatHistory returns failures as a header, which has room for a few.

@@ -13,6 +13,7 @@ type redriveOptions struct {
 	rate          float64 // a second; 0: as fast as it goes
 	limit         int     // 0: all
 	each          func(RedriveResult)
+	edits         []func(DeadLetter) (content, error)
 	errs          []error
 }
 

@@ -10,9 +10,9 @@ import (
 
 // send stores the copy of an event and then removes its dead letter. What comes
 // after the copy is stored is done even if ctx has ended.
-func (r *redriver) send(ctx context.Context, d DeadLetter, m *transport.Message) (repeated bool, err error) {
+func (r *redriver) send(ctx context.Context, d DeadLetter, m *transport.Message, edit string) (repeated bool, err error) {
 	marks := redriveMarks{r.d}
-	mark, err := marks.begin(ctx, d.ID, "", r.o.force)
+	mark, err := marks.begin(ctx, d.ID, edit, r.o.force)
 	if err != nil {
 		return false, r.failed(d, err)
 	}

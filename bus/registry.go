@@ -58,6 +58,17 @@ func (r *registry) lookup(t reflect.Type) (*typeInfo, error) {
 	return r.add(t, name, false)
 }
 
+// named returns what is known of the type under a wire name, nil for none.
+func (r *registry) named(name string) *typeInfo {
+	r.mu.Lock()
+	elem, ok := r.byName[name]
+	r.mu.Unlock()
+	if !ok {
+		return nil
+	}
+	return (*r.byType.Load())[elem]
+}
+
 // define registers t as a command under a name of the caller's choice.
 func (r *registry) define(t reflect.Type, name string) (*typeInfo, error) {
 	if info, ok := (*r.byType.Load())[t]; ok && info.name == name && info.command {

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"strings"
 	"time"
 
 	"github.com/jitney-bus/jitney/bus"
@@ -195,7 +196,11 @@ func Example_retry() {
 	// doc:redrive
 	report, err := b.DeadLetters().RedriveAll(ctx, bus.DeadLetterFilter{
 		Name: "user.renamed", Code: bus.CodeFailed,
-	}, bus.WithRedriveRate(50)) // a second; WithDryRun shows what would be done
+	}, bus.WithRedriveRate(50), // a second; WithDryRun shows what would be done
+		bus.WithEdit(func(e UserRenamed) (UserRenamed, error) { // if it is the event that is wrong
+			e.ID = strings.ToLower(e.ID)
+			return e, nil
+		}))
 	fmt.Println(report.Redriven, "of", len(report.Results))
 	// doc:end
 	check(err)
