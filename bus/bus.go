@@ -30,6 +30,7 @@ type Bus struct {
 	reaper   *reaper
 	journal  *journal // nil without Config.Journal
 	tallies  tallies
+	slow     *slowWatch
 
 	send Func // the sending chain down to the transport
 	// inProcess: the transport keeps values in this process. short: besides,
@@ -77,6 +78,7 @@ func New(tr transport.Transport, cfg Config) (*Bus, error) {
 	b.send = protect(chain(cfg.Sending, b.dispatch))
 	b.sender = newAsyncSender(b)
 	b.teller = newDeadTeller(b)
+	b.slow = newSlowWatch(b)
 	b.lease = newLease(b)
 	b.root = newScope(b, context.Background(), nil)
 	b.sessions = newSessions(b)
@@ -131,6 +133,7 @@ func (b *Bus) Close(ctx context.Context) error {
 	b.log.Info("bus closing")
 	stuck := b.root.close(ctx, b.sessions.close)
 	unsent := b.sender.close(ctx)
+	b.slow.close()
 
 	// What is left needs a moment even when ctx has been used up, and each its own.
 	var err error

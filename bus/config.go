@@ -82,6 +82,10 @@ type Config struct {
 	// MaxRun is the longest that an event handler may run; then its context is
 	// cancelled with ErrMaxRun. Default 15 min.
 	MaxRun time.Duration
+	// SlowHandler is from when on a handler that still runs is told of in the log,
+	// at Warn, once for each run and at most a quarter later. Default 10 s;
+	// negative: never.
+	SlowHandler time.Duration
 	// MaxAckPending bounds the unsettled events of one group and name over all
 	// processes. Default 10,000.
 	MaxAckPending int
@@ -116,6 +120,7 @@ func (c *Config) setDefaults(tr transport.Transport) {
 	setDefault(&c.PublishTimeout, 10*time.Second)
 	setDefault(&c.AckWait, 30*time.Second)
 	setDefault(&c.MaxRun, 15*time.Minute)
+	setDefault(&c.SlowHandler, defaultSlowHandler)
 	setDefault(&c.CloseTimeout, 10*time.Second)
 	setDefault(&c.BatchTimeout, 100*time.Millisecond)
 	setDefault(&c.MaxAckPending, 10_000)

@@ -133,7 +133,7 @@ func (h *commandHandler) describe(name *funcNames) HandlerDescription {
 	b := h.scope.bus
 	return HandlerDescription{
 		Kind: KindCommand, Name: h.info.name, Type: h.goType.String(), Handler: h.who.handler, Session: h.scope.id(),
-		Concurrency: cap(h.slots), Chain: name.chain(b.cfg.Receiving, h.own),
+		Concurrency: h.slots.limit(), Chain: name.chain(b.cfg.Receiving, h.own),
 		Places: b.places(KindCommand, h.scope.address(h.info.name)),
 	}
 }

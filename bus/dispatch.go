@@ -207,3 +207,19 @@ func (f *flight) abortOverrun(now time.Time, limit time.Duration) bool {
 	}
 	return all
 }
+
+// tellSlow tells of the listeners that have run for limit; of a batch, by one of its
+// events.
+func (f *flight) tellSlow(now time.Time, limit time.Duration) {
+	f.mu.Lock()
+	var slow []busyCall
+	for _, k := range f.busy {
+		if now.Sub(f.began)-k.start >= limit {
+			slow = append(slow, k)
+		}
+	}
+	f.mu.Unlock()
+	for _, k := range slow {
+		f.r.b.logSlow(k.call, f.attrs(k.who.handler, int(k.attempt)), now.Sub(f.began)-k.start)
+	}
+}

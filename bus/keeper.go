@@ -10,7 +10,7 @@ import (
 // while they are handled or wait for a retry, cancels what runs for too long,
 // and cancels what has lost its lease. One goroutine serves them all.
 type keeper struct {
-	ackWait, maxRun time.Duration
+	ackWait, maxRun, slow time.Duration
 
 	mu    sync.Mutex
 	first *flight // in no order: the list is walked whole
@@ -24,7 +24,7 @@ const extendAtOnce = 32
 
 func newKeeper(r *reader) *keeper {
 	ctx, cancel := context.WithCancel(context.Background())
-	k := &keeper{ackWait: r.b.cfg.AckWait, maxRun: r.b.cfg.MaxRun, stop: cancel}
+	k := &keeper{ackWait: r.b.cfg.AckWait, maxRun: r.b.cfg.MaxRun, slow: r.b.cfg.SlowHandler, stop: cancel}
 	k.wg.Go(func() { k.loop(ctx) })
 	return k
 }
@@ -63,12 +63,22 @@ func (k *keeper) loop(ctx context.Context) {
 	every := k.ackWait / 6
 	t := time.NewTicker(every)
 	defer t.Stop()
+	var look <-chan time.Time
+	if k.slow > 0 {
+		t := time.NewTicker(slowLook(k.slow))
+		defer t.Stop()
+		look = t.C
+	}
 	extended := make(chan struct{}, 1)
 	extended <- struct{}{}
 	for {
 		select {
 		case <-ctx.Done():
 			return
+		case now := <-look:
+			for _, f := range k.all() {
+				f.tellSlow(now, k.slow)
+			}
 		case now := <-t.C:
 			due := k.tend(now)
 			if len(due) == 0 {
@@ -89,13 +99,7 @@ func (k *keeper) loop(ctx context.Context) {
 // tend cancels what has lost its lease or runs for too long, and returns what is
 // to be extended.
 func (k *keeper) tend(now time.Time) (due []*flight) {
-	var all []*flight
-	k.mu.Lock()
-	for f := k.first; f != nil; f = f.next {
-		all = append(all, f)
-	}
-	k.mu.Unlock()
-	for _, f := range all {
+	for _, f := range k.all() {
 		lease := f.d.Lease()
 		switch {
 		case !lease.IsZero() && now.After(lease):
@@ -106,6 +110,16 @@ func (k *keeper) tend(now time.Time) (due []*flight) {
 		}
 	}
 	return due
+}
+
+// all returns the deliveries that are taken.
+func (k *keeper) all() (all []*flight) {
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	for f := k.first; f != nil; f = f.next {
+		all = append(all, f)
+	}
+	return all
 }
 
 func (k *keeper) sinceExtended(f *flight, now time.Time) time.Duration {

@@ -16,6 +16,9 @@ type lazyContext struct {
 
 	mu    sync.Mutex
 	ended bool
+	noted bool // by note
+	// place is a call's: of a command, among those that run. Here it takes no room.
+	place int32
 	real  *realContext // nil until somebody asks for Done
 }
 
@@ -131,6 +134,15 @@ func (c *lazyContext) aborted() error {
 		return nil
 	}
 	return c.real.cause
+}
+
+// note reports whether it is called for the first time.
+func (c *lazyContext) note() bool {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	first := !c.noted
+	c.noted = true
+	return first
 }
 
 // end frees what the context holds.

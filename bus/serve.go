@@ -28,7 +28,7 @@ type commandHandler struct {
 
 	// slots bounds what runs at once, whichever way it came, and holds one for
 	// each that does.
-	slots  chan struct{}
+	slots  slots
 	live   atomic.Bool // takes calls of this process
 	source transport.Source[transport.Request]
 	pump   *pump[transport.Request]
@@ -61,7 +61,7 @@ func (s *scope) handle(ctx context.Context, h *commandHandler, opts []HandleOpti
 	h.scope = s
 	h.who = &identity{ids: b.ids, kind: KindCommand, name: h.info.name, handler: b.cfg.Service}
 	h.tally = b.tallies.open(h.who, s.session == nil)
-	h.slots, h.own = make(chan struct{}, o.concurrency), o.middleware
+	h.slots, h.own = newSlots(o.concurrency), o.middleware
 	if len(b.cfg.Receiving)+len(o.middleware) > 0 {
 		h.run = protect(chain(b.cfg.Receiving, chain(o.middleware, func(ctx context.Context, m *Message) (any, error) {
 			if m.ran != nil {
@@ -102,6 +102,7 @@ func (h *commandHandler) serve(ctx context.Context, concurrency int) error {
 		b.lease.undo(ctx, at)
 		return err
 	}
+	b.slow.add(h)
 	return nil
 }
 
@@ -128,18 +129,19 @@ func (h *commandHandler) stopIntake(ctx context.Context) {
 // enter takes a slot for k, waiting for one until k's deadline or ctx's end.
 func (h *commandHandler) enter(ctx context.Context, k *call) error {
 	select {
-	case h.slots <- struct{}{}:
+	case i := <-h.slots.free:
+		h.slots.enter(k, i)
 	default:
 		if err := h.wait(ctx, k); err != nil {
 			return err
 		}
 	}
 	if !h.live.Load() {
-		<-h.slots
+		h.slots.leave(k)
 		return h.scope.gone("execute", k.who.name)
 	}
 	if err := h.scope.expired("execute", k.who.name); err != nil {
-		<-h.slots
+		h.slots.leave(k)
 		return err
 	}
 	return nil
@@ -149,12 +151,13 @@ func (h *commandHandler) wait(ctx context.Context, k *call) error {
 	t := time.NewTimer(time.Until(k.deadline))
 	defer t.Stop()
 	select {
-	case h.slots <- struct{}{}:
+	case i := <-h.slots.free:
+		h.slots.enter(k, i)
 		return nil
 	case <-ctx.Done():
 	case <-t.C:
 	}
-	why := fmt.Errorf("all %d runs of the handler were busy", cap(h.slots))
+	why := fmt.Errorf("all %d runs of the handler were busy", h.slots.limit())
 	if ctx.Err() == context.Canceled {
 		return untaken(k.who.name, k.id(), why)
 	}
@@ -167,7 +170,7 @@ func (h *commandHandler) wait(ctx context.Context, k *call) error {
 // leave gives back what enter took.
 func (h *commandHandler) leave(k *call) {
 	k.end()
-	<-h.slots
+	h.slots.leave(k)
 }
 
 // failed is what the caller of this process sees of the handler's error: no more
@@ -230,7 +233,7 @@ func (h *commandHandler) local(ctx context.Context, m *transport.Message, out *o
 // answer runs the handler for a request of the transport and replies.
 func (h *commandHandler) answer(req transport.Request) {
 	k := h.call(req)
-	h.slots <- struct{}{} // taken by direct calls too; bounded by their deadlines
+	h.slots.enter(k, <-h.slots.free) // taken by direct calls too; bounded by their deadlines
 	h.serveOne(k, req)
 }
 

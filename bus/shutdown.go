@@ -69,7 +69,7 @@ func (s *scope) closeCommands(ctx context.Context) []string {
 	quiet(ctx, hs) // what slipped in before
 	var stuck []string
 	for _, h := range hs {
-		if len(h.slots) > 0 {
+		if h.slots.taken() > 0 {
 			stuck = append(stuck, h.info.name)
 		}
 	}
@@ -80,7 +80,7 @@ func (s *scope) closeCommands(ctx context.Context) []string {
 // again: telling would cost every command something, and this only those that
 // are closed.
 func quiet(ctx context.Context, hs []*commandHandler) {
-	running := func(h *commandHandler) bool { return len(h.slots) > 0 }
+	running := func(h *commandHandler) bool { return h.slots.taken() > 0 }
 	for wait := time.Millisecond; slices.ContainsFunc(hs, running); wait = min(2*wait, 20*time.Millisecond) {
 		if !sleep(ctx, wait) {
 			return

@@ -252,7 +252,7 @@ func (m member) addTo(s *HandlerStats, now time.Time) {
 func (s *scope) members() []member {
 	var ms []member
 	for _, h := range s.handlers() {
-		ms = append(ms, member{h.who, h.tally, h.live.Load(), len(h.slots)})
+		ms = append(ms, member{h.who, h.tally, h.live.Load(), h.slots.taken()})
 	}
 	s.mu.Lock()
 	readers := slices.AppendSeq(slices.Collect(maps.Values(s.readers)), maps.Keys(s.privates))

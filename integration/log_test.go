@@ -295,3 +295,50 @@ func TestSuccessIsNotLogged(t *testing.T) {
 		}
 	})
 }
+
+// A handler that runs for long is named while it runs, once.
+func TestSlowHandlerIsNamed(t *testing.T) {
+	run := func(w *world, cfg bus.Config) []logged {
+		log := newLogs()
+		cfg.Logger = log.logger()
+		b := w.bus(cfg)
+		s, err := b.Session(w.Context(), "job")
+		require.NoError(w, err)
+		for name, d := range map[string]time.Duration{"quick": 9 * time.Second, "slow": time.Minute} {
+			_, err = bus.Subscribe(w.Context(), b, func(context.Context, userCreated) error { time.Sleep(d); return nil }, bus.WithName(name))
+			require.NoError(w, err)
+		}
+		_, err = bus.SubscribeBatch(w.Context(), b, func(context.Context, []userCreated) error { time.Sleep(time.Minute); return nil },
+			bus.WithGroup("batches"), bus.WithName("all"))
+		require.NoError(w, err)
+		require.NoError(w, bus.Handle(w.Context(), b, func(context.Context, createUser) (userID, error) { time.Sleep(20 * time.Second); return "", nil }))
+		require.NoError(w, bus.Publish(w.Context(), s, userCreated{Note: secret}, bus.WithID("e1")))
+		require.NoError(w, bus.Publish(w.Context(), s, userCreated{Note: secret}, bus.WithID("e2"))) // in the same batch
+		for _, ctx := range []context.Context{w.Context(), context.Background()} {
+			_, err = bus.Execute(ctx, s, createUser{Name: secret}, bus.WithID("c1"))
+			require.NoError(w, err)
+			_, err = bus.Execute(ctx, b, createUser{Name: secret})
+			require.NoError(w, err)
+		}
+		settle(5 * time.Minute)
+		return log.over(slog.LevelWarn)
+	}
+	everywhere(t, func(w *world) {
+		count := map[string]int{}
+		for _, l := range run(w, bus.Config{}) {
+			require.Equal(w, "handler is slow", l.text, l)
+			for _, key := range []string{"kind", "name", "id", "session", "group", "handler", "attempt", "elapsed"} {
+				require.Contains(w, l.attrs, key, l)
+			}
+			require.NotContains(w, l.String(), secret)
+			require.GreaterOrEqual(w, l.attrs["elapsed"].Duration(), 10*time.Second, l)
+			require.LessOrEqual(w, l.attrs["elapsed"].Duration(), 13*time.Second, l)
+			count[l.attrs["kind"].String()+" "+l.attrs["name"].String()+" "+l.attrs["group"].String()+"/"+l.attrs["handler"].String()]++
+		}
+		require.Equal(w, map[string]int{"event user.created svc/slow": 2, "event user.created batches/all": 1, "command user.create /svc": 4}, count)
+	})
+	everywhere(t, func(w *world) { require.Empty(w, run(w, bus.Config{SlowHandler: -1})) })
+	everywhere(t, func(w *world) {
+		require.Len(w, run(w, bus.Config{SlowHandler: time.Second}), 9, "the quick one too")
+	})
+}
