@@ -63,13 +63,15 @@ func (r *reader) runBatch(flights []*flight) {
 
 // judge gives each event its verdict, when the handler has run.
 func (k *batchCall) judge(err error, began time.Time) {
+	ended := time.Now()
+	k.r.b.timed(k.l.tally, timingRun, ended.Sub(began))
 	k.sift()
 	results, whole := itemResults(err, len(k.flights))
 	aborted := k.aborted()
 	var retry verdict // the latest of those that are to be run again
 	for i, f := range k.flights {
 		f.finish(&k.call)
-		k.conclude(f, results[i], aborted, began, !whole)
+		k.conclude(f, results[i], aborted, began, ended, !whole)
 		if whole && len(k.flights) > 1 {
 			f.runs[0].spare()
 		}
@@ -79,7 +81,7 @@ func (k *batchCall) judge(err error, began time.Time) {
 	}
 	for _, x := range k.refused {
 		x.f.finish(&k.call)
-		k.conclude(x.f, x.err, aborted, began, true)
+		k.conclude(x.f, x.err, aborted, began, ended, true)
 	}
 	if whole && retry.fate == fateRetry {
 		k.r.b.logRetry(&k.call, err, retry)
@@ -87,7 +89,7 @@ func (k *batchCall) judge(err error, began time.Time) {
 }
 
 // conclude gives one event its verdict.
-func (k *batchCall) conclude(f *flight, err, aborted error, began time.Time, log bool) {
+func (k *batchCall) conclude(f *flight, err, aborted error, began, ended time.Time, log bool) {
 	b, run := f.r.b, f.runs[0]
 	run.err = err
 	stopping := context.Cause(f.r.s.work) != nil
@@ -103,8 +105,12 @@ func (k *batchCall) conclude(f *flight, err, aborted error, began time.Time, log
 		return
 	}
 	run.l.tally.ran(err)
+	f.timeLag(run)
+	if run.verdict.fate == fateDone {
+		f.timeDwell(run, ended)
+	}
 	if b.observed() {
-		b.observeHandled(itemCall(f), f.value, began, err)
+		b.observeHandled(itemCall(f), f.value, ended.Sub(began), err)
 	}
 	if log && run.verdict.fate == fateRetry {
 		b.logRetry(itemCall(f), err, run.verdict)

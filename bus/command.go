@@ -252,8 +252,8 @@ func awaitDirect(ctx context.Context, k *call, done <-chan struct{}) error {
 func invoke[C, R any](k *call, h *commandHandler, fn func(context.Context, C) (R, error), c C) (r R, err error) {
 	err = errGoexit // unless fn returns or panics
 	defer h.finish(k, &err)
-	if b := h.scope.bus; b.observed() {
-		return invokeObserved(b, k, fn, c)
+	if h.scope.bus.observed() || h.tally.isMetered() {
+		return invokeTimed(k, h, fn, c)
 	}
 	defer recovered(&err)
 	return fn(k, c)
@@ -265,11 +265,18 @@ func (h *commandHandler) finish(k *call, err *error) {
 	h.leave(k)
 }
 
-func invokeObserved[C, R any](b *Bus, k *call, fn func(context.Context, C) (R, error), c C) (R, error) {
+func invokeTimed[C, R any](k *call, h *commandHandler, fn func(context.Context, C) (R, error), c C) (R, error) {
 	var r R
+	b := h.scope.bus
 	began := time.Now()
 	err := error(errGoexit)
-	defer func() { b.observeHandled(k, c, began, err) }()
+	defer func() {
+		took := time.Since(began)
+		b.timed(h.tally, timingRun, took)
+		if b.observed() {
+			b.observeHandled(k, c, took, err)
+		}
+	}()
 	r, err = func() (r R, err error) {
 		defer recovered(&err)
 		return fn(k, c)

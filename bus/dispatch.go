@@ -63,7 +63,8 @@ func (f *flight) exec(run *run) {
 		run.l.tally.redeliver()
 	}
 	var began time.Time
-	if r.b.observed() {
+	if r.b.observed() || run.l.tally.isMetered() {
+		f.timeLag(run)
 		began = time.Now()
 	}
 	run.err = errGoexit
@@ -77,8 +78,15 @@ func (f *flight) exec(run *run) {
 			return
 		}
 		run.l.tally.ran(run.err)
-		if r.b.observed() {
-			r.b.observeHandled(k, f.value, began, run.err)
+		if !began.IsZero() {
+			now := time.Now()
+			r.b.timed(run.l.tally, timingRun, now.Sub(began))
+			if run.verdict.fate == fateDone {
+				f.timeDwell(run, now)
+			}
+			if r.b.observed() {
+				r.b.observeHandled(k, f.value, now.Sub(began), run.err)
+			}
 		}
 		if run.verdict.fate == fateRetry {
 			r.b.logRetry(k, run.err, run.verdict)

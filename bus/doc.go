@@ -117,6 +117,7 @@
 //
 // [Bus.Stats] returns what each handler has done in this process: runs, failures,
 // the last error, what is in flight and what waits for a retry, by session too.
+// [Bus.Measure] tells how long each run took.
 //
 // [Bus.Describe] tells how the bus is put together: every handler with its group,
 // priority, retry policy, filters and middleware, as data and as a table.

@@ -201,9 +201,9 @@ func (k *call) record(stage Stage, v any, err error) Record {
 }
 
 // observeHandled tells that a handler has run.
-func (b *Bus) observeHandled(k *call, v any, began time.Time, err error) {
+func (b *Bus) observeHandled(k *call, v any, took time.Duration, err error) {
 	r := k.record(StageHandled, v, err)
-	r.Elapsed = time.Since(began)
+	r.Elapsed = took
 	b.observe(r)
 }
 

@@ -73,6 +73,7 @@ func (s *scope) handle(ctx context.Context, h *commandHandler, opts []HandleOpti
 	if err := s.reserve(h); err != nil {
 		return err
 	}
+	b.meter(h.tally)
 	if err := h.serve(ctx, o.concurrency); err != nil {
 		s.remove(h)
 		return err
@@ -283,14 +284,19 @@ func (h *commandHandler) open(k *call, tm *transport.Message) (any, error) {
 func (h *commandHandler) handle(k *call, v any) (result any, err error) {
 	b := h.scope.bus
 	var began time.Time
-	if b.observed() {
+	if b.observed() || h.tally.isMetered() {
 		began = time.Now()
 	}
 	err = errGoexit
 	defer func() { // also when the handler ends this goroutine
 		h.tally.ran(err)
+		if began.IsZero() {
+			return
+		}
+		took := time.Since(began)
+		b.timed(h.tally, timingRun, took)
 		if b.observed() {
-			b.observeHandled(k, v, began, err)
+			b.observeHandled(k, v, took, err)
 		}
 	}()
 	return h.chained(k, v)

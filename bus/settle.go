@@ -98,6 +98,7 @@ func (f *flight) settleDead(run *run) {
 			return
 		}
 		f.buried = true
+		f.timeDwell(run, time.Now())
 	}
 }
 

@@ -38,8 +38,9 @@ type Stats struct {
 // Totals are a bus's figures in all. An event counts as processed, or as failed,
 // once for each run of each listener.
 type Totals struct {
-	// EventsPublished counts the events that are stored, CommandsSent the calls of
-	// Execute that have returned, whatever they returned.
+	// EventsPublished counts the events that are stored, the bus's own too, such as
+	// SessionStarted; CommandsSent the calls of Execute that have returned, whatever
+	// they returned.
 	EventsPublished   uint64 `json:"events_published"`
 	EventsProcessed   uint64 `json:"events_processed"`
 	EventsFailed      uint64 `json:"events_failed"`

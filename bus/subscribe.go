@@ -164,6 +164,7 @@ func (s *scope) attach(ctx context.Context, info *typeInfo, l *listener, o *subs
 		if err != nil {
 			return nil, err
 		}
+		s.bus.meter(l.tally)
 		if first {
 			return r, s.openReader(ctx, r, o)
 		}

@@ -15,7 +15,11 @@ import (
 // counts into their sum too, which stays when the handler goes. A nil one counts
 // nothing.
 type tally struct {
-	sum *tally
+	sum    *tally
+	key    tallyKey // of a sum
+	opened bool     // of a sum: it has a handler, guarded by tallies.mu
+
+	metered atomic.Pointer[[]metered] // of a sum; nil as long as nothing measures
 
 	succeeded atomic.Uint64
 	streak    atomic.Uint64 // failures since the last success
@@ -198,8 +202,9 @@ func (t *tally) add(s *HandlerStats) {
 // tallies has the tallies of a bus, which are never taken away, so that what they
 // count never shrinks.
 type tallies struct {
-	mu  sync.Mutex
-	all map[tallyKey]*tally
+	mu     sync.Mutex
+	all    map[tallyKey]*tally
+	meters []*meterUse
 }
 
 type tallyKey struct {
@@ -230,7 +235,7 @@ func (ts *tallies) of(key tallyKey) *tally {
 	if ts.all == nil {
 		ts.all = map[tallyKey]*tally{}
 	}
-	t := new(tally)
+	t := &tally{key: key}
 	ts.all[key] = t
 	return t
 }

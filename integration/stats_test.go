@@ -197,7 +197,9 @@ func TestStatsOfAnEvent(t *testing.T) {
 				}
 				s := b.Stats()
 				require.Equal(w, []string{want}, figures(s.Handlers))
-				require.Equal(w, bus.Totals{EventsPublished: 1, EventsFailed: 2}, s.Totals)
+				require.EqualValues(w, 1, sends(s, "user.created").OK)
+				require.EqualValues(w, 1, sends(s, "jitney.dead_lettered").OK, "the bus's own event counts too")
+				require.Equal(w, bus.Totals{EventsPublished: 2, EventsFailed: 2}, s.Totals)
 			})
 		})
 	}

@@ -162,7 +162,8 @@ type Message struct {
 	Malformed error
 
 	// DeliverAt delays an event: it is delivered at that time or soon after,
-	// never before. The zero time means now.
+	// never before. The zero time means now. On a delivery to a group it is about
+	// when a delayed event was due, for people and gauges only.
 	DeliverAt time.Time
 }
 

@@ -32,6 +32,8 @@ const (
 
 	// hdrStored is the server's, on a republished event: when it was stored.
 	hdrStored = "Nats-Time-Stamp"
+	// hdrScheduler is the server's, on an event that was delayed.
+	hdrScheduler = "Nats-Scheduler"
 )
 
 // maxHeader is how many bytes the headers of one message may take, and maxAdded how

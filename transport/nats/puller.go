@@ -128,6 +128,9 @@ func (p *puller) receive(in *nats.Msg) {
 	if d.m.SentAt.IsZero() {
 		d.m.SentAt = md.Timestamp
 	}
+	if _, later := in.Header[hdrScheduler]; later {
+		d.m.DeliverAt = md.Timestamp // about when it was due, for people only
+	}
 	p.mu.Lock()
 	p.asked = max(p.asked-1, 0)
 	p.buffered++
