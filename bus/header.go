@@ -16,22 +16,23 @@ type Header = transport.Header
 // The bus's own headers. What every message has travels in the typed fields of
 // transport.Message; these are for the few that need them.
 const (
-	headerHandler    = transport.HeaderPrefix + "Handler"    // only this handler of the group
-	headerAttempt    = transport.HeaderPrefix + "Attempt"    // failed runs before this copy
-	headerFirst      = transport.HeaderPrefix + "First"      // when it first failed, if that limits its retries
-	headerThen       = transport.HeaderPrefix + "Then"       // the handlers that wait for that one
-	headerSearch     = transport.HeaderPrefix + "Search"     // how often it was passed on for want of that handler
-	headerOrigin     = transport.HeaderPrefix + "Origin"     // the event's id, where the copy has one of its own
-	headerSequence   = transport.HeaderPrefix + "Sequence"   // the event's place in the log, which the copy does not have
-	headerRedriven   = transport.HeaderPrefix + "Redriven"   // the dead letter that the copy was
-	headerCopy       = transport.HeaderPrefix + "Copy"       // tells it from another copy of the same dead letter
-	headerGeneration = transport.HeaderPrefix + "Generation" // how often it was redriven
-	headerEdited     = transport.HeaderPrefix + "Edited"     // its body was edited on the way
-	headerHistory    = transport.HeaderPrefix + "History"    // what had failed before
-	headerError      = transport.HeaderPrefix + "Error"      // a reply that is an error: its code
-	headerReceipt    = transport.HeaderPrefix + "Receipt"    // a command whose caller asks who answered
-	headerService    = transport.HeaderPrefix + "Service"    // the reply to that
-	headerNil        = transport.HeaderPrefix + "Nil"        // a reply whose result is nil, whatever its body
+	headerHandler        = transport.HeaderPrefix + "Handler"         // only this handler of the group
+	headerAttempt        = transport.HeaderPrefix + "Attempt"         // failed runs before this copy
+	headerFirst          = transport.HeaderPrefix + "First"           // when it first failed, if that limits its retries
+	headerThen           = transport.HeaderPrefix + "Then"            // the handlers that wait for that one
+	headerSearch         = transport.HeaderPrefix + "Search"          // how often it was passed on for want of that handler
+	headerOrigin         = transport.HeaderPrefix + "Origin"          // the event's id, where the copy has one of its own
+	headerSequence       = transport.HeaderPrefix + "Sequence"        // the event's place in the log, which the copy does not have
+	headerRedriven       = transport.HeaderPrefix + "Redriven"        // the dead letter that the copy was
+	headerCopy           = transport.HeaderPrefix + "Copy"            // tells it from another copy of the same dead letter
+	headerGeneration     = transport.HeaderPrefix + "Generation"      // how often it was redriven
+	headerEdited         = transport.HeaderPrefix + "Edited"          // its body was edited on the way
+	headerHistory        = transport.HeaderPrefix + "History"         // what had failed before
+	headerError          = transport.HeaderPrefix + "Error"           // a reply that is an error: its code
+	headerReceipt        = transport.HeaderPrefix + "Receipt"         // a command whose caller asks who answered
+	headerService        = transport.HeaderPrefix + "Service"         // the reply to that
+	headerIdempotencyKey = transport.HeaderPrefix + "Idempotency-Key" // a command that is to succeed once for it
+	headerNil            = transport.HeaderPrefix + "Nil"             // a reply whose result is nil, whatever its body
 )
 
 const (

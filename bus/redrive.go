@@ -25,9 +25,9 @@ type RedriveResult struct {
 	Edited bool
 	// DryRun: nothing was done.
 	DryRun bool
-	// Err is nil if the copy is stored and the dead letter removed. ErrNotRedrivable:
-	// refused. Otherwise the dead letter is still there, and redriving it again is
-	// safe.
+	// Err is nil if the copy of an event is stored, or the command has succeeded, and
+	// the dead letter removed. ErrNotRedrivable: refused. Otherwise there still is a dead
+	// letter, and redriving again is safe, as far as a command is with WithForce.
 	Err error
 }
 
@@ -73,9 +73,17 @@ func (r *RedriveReport) add(res RedriveResult) {
 // was interrupted and for an hour otherwise. As with any event the handler may still
 // run twice for its one copy, after a crash of its own.
 //
+// A command is executed again, by whoever handles it now and in its session, and its
+// result discarded; Redrive waits for that until ctx's deadline, or for
+// Config.ExecuteTimeout. It must have an idempotency key, so that it does not take
+// effect twice, or WithForce. If it fails again its dead letter is replaced by another
+// one, as that of an event is; if nothing ran, or nobody knows, it stays. Code, message
+// and details of the failure are in the error.
+//
 // ErrNotRedrivable: the listener was private or of a session, and has ended; the
-// message's session has ended; the message is malformed. CodeConflict: another
-// redrive, with another edit, is under way or was interrupted.
+// message's session has ended; the message is malformed; the command has no
+// idempotency key. CodeConflict: another redrive, with another edit, is under way or
+// was interrupted.
 func (d *DeadLetters) Redrive(ctx context.Context, id string, opts ...RedriveOption) (RedriveResult, error) {
 	const op = "redrive dead letter"
 	r, err := d.redriver(op, opts)
@@ -93,7 +101,8 @@ func (d *DeadLetters) Redrive(ctx context.Context, id string, opts ...RedriveOpt
 
 // RedriveAll redrives the dead letters that match f and were there when it began, the
 // oldest first and one after the other, as Redrive does each: what fails again
-// meanwhile is not redriven again. The zero filter redrives all of them.
+// meanwhile is not redriven again. The zero filter redrives all of them. A command has
+// Config.ExecuteTimeout.
 //
 // One that is refused or cannot be copied keeps no other back. An error of RedriveAll
 // is that the transport cannot go on, or that ctx has ended: those redriven so far are
@@ -105,6 +114,7 @@ func (d *DeadLetters) RedriveAll(ctx context.Context, f DeadLetterFilter, opts .
 	if err != nil {
 		return report, err
 	}
+	r.many = true
 	var failed error
 	err = d.scan(ctx, op, f, false, func(l DeadLetter) bool {
 		if failed = r.pace(ctx, op); failed != nil {
@@ -148,6 +158,7 @@ type redriver struct {
 	op string
 	o  redriveOptions
 
+	many bool      // it is a RedriveAll
 	next time.Time // when the rate allows the next one
 
 	open     map[string]bool // the sessions that are open, as of openAsOf
@@ -190,14 +201,22 @@ func (r *redriver) one(ctx context.Context, d DeadLetter) RedriveResult {
 	if res.Err = r.refusal(ctx, d); res.Err != nil {
 		return res
 	}
+	command := d.Kind == KindCommand
 	m := r.copy(d)
+	if command {
+		m = r.commandCopy(d)
+	}
 	edit, err := r.edit(d, m)
 	res.Edited = edit != ""
 	if res.Err = err; err != nil || res.DryRun {
 		return res
 	}
 	setRedriven(m.Header, d, res.Edited)
-	res.Repeated, res.Err = r.send(ctx, d, m, edit)
+	if command {
+		res.Err = r.executeAgain(ctx, d, m)
+	} else {
+		res.Repeated, res.Err = r.send(ctx, d, m, edit)
+	}
 	return res
 }
 

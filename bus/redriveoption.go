@@ -32,8 +32,8 @@ func WithDryRun() RedriveOption {
 	return redriveOption(func(o *redriveOptions) { o.dryRun = true })
 }
 
-// WithForce redrives also what is refused because it may do harm: a command, which
-// may have taken effect before it failed and is executed again; a message of a
+// WithForce redrives also what is refused because it may do harm: a command without an
+// idempotency key, which may have taken effect before it failed, and does again; a message of a
 // session that has ended; and a dead letter of which an interrupted redrive may have
 // stored a copy with another body. It does not help where nobody is left that the
 // copy could go to.

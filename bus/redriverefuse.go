@@ -13,15 +13,19 @@ const openFor = 5 * time.Second
 // refusal says why a dead letter is not to be redriven.
 func (r *redriver) refusal(ctx context.Context, d DeadLetter) error {
 	switch {
-	case d.Kind != KindEvent:
-		return r.refuse(d, CodeInvalid, nil, "it is no event")
-	case d.Group == "":
-		return r.refuse(d, CodeInvalid, nil, "it failed in a listener that was private or of a session, and nobody else can be sent a copy")
-	case checkGroup(d.Group) != nil || checkName(d.Name) != nil:
-		return r.refuse(d, CodeInvalid, nil, fmt.Sprintf("event %q of group %q cannot be addressed", d.Name, d.Group))
 	case d.Malformed != "":
 		return r.refuse(d, CodeInvalid, nil, "the message is malformed: "+d.Malformed)
-	case d.Session == "" || r.o.force:
+	case d.Kind != KindCommand && d.Kind != KindEvent:
+		return r.refuse(d, CodeInvalid, nil, "it is neither a command nor an event")
+	case d.Kind == KindEvent && d.Group == "":
+		return r.refuse(d, CodeInvalid, nil, "it failed in a listener that was private or of a session, and nobody else can be sent a copy")
+	case checkName(d.Name) != nil || d.Kind == KindEvent && checkGroup(d.Group) != nil:
+		return r.refuse(d, CodeInvalid, nil, fmt.Sprintf("%v %q of group %q cannot be addressed", d.Kind, d.Name, d.Group))
+	case r.o.force:
+		return nil
+	case d.Kind == KindCommand && d.rec.Message.Header.Get(headerIdempotencyKey) == "":
+		return r.refuse(d, CodeInvalid, nil, "it is a command without an idempotency key, and may have taken effect before it failed; WithForce executes it again all the same")
+	case d.Session == "":
 		return nil
 	}
 	open, err := r.isOpen(ctx, d.Session)
@@ -29,7 +33,7 @@ func (r *redriver) refusal(ctx context.Context, d DeadLetter) error {
 	case err != nil:
 		return withOp(err, r.op)
 	case !open:
-		return r.refuse(d, CodeClosed, ErrSessionClosed, fmt.Sprintf("its session %q has ended; WithForce redrives it to its group all the same", d.Session))
+		return r.refuse(d, CodeClosed, ErrSessionClosed, fmt.Sprintf("its session %q has ended; WithForce redrives it all the same, to whom it finds outside of it", d.Session))
 	}
 	return nil
 }

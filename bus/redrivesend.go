@@ -46,6 +46,10 @@ func (r *redriver) publish(ctx context.Context, m *transport.Message) error {
 
 // failed is the error of a result.
 func (r *redriver) failed(d DeadLetter, err error) error {
-	code := CodeOf(err)
-	return &Error{Code: code, Op: r.op, Name: d.Name, ID: d.MessageID, Message: fmt.Sprintf("%s: %v", d.ID, err), cause: err}
+	failed := &Error{Code: CodeOf(err), Op: r.op, Name: d.Name, ID: d.MessageID, Message: fmt.Sprintf("%s: %v", d.ID, err), cause: err}
+	var e *Error
+	if errors.As(err, &e) {
+		failed.Wire, failed.Details, failed.Attempts = e.Wire, e.Details, e.Attempts
+	}
+	return failed
 }

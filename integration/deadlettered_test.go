@@ -22,7 +22,7 @@ func (w *world) told(b *bus.Bus) *record[bus.DeadLettered] {
 	told := newRecord[bus.DeadLettered]()
 	_, err := bus.Subscribe(w.Context(), b, func(ctx context.Context, e bus.DeadLettered) error {
 		m, _ := bus.MetaFrom(ctx)
-		if m.Session != "" || m.CausationID != e.MessageID || m.CorrelationID != e.MessageID {
+		if m.Session != "" || m.CausationID != e.MessageID || m.CorrelationID != e.MessageID && e.Kind == bus.KindEvent {
 			return bus.Permanent(fmt.Errorf("in session %q, caused by %q in %q", m.Session, m.CausationID, m.CorrelationID))
 		}
 		told.add(e)

@@ -333,7 +333,7 @@ func TestRedriveIsRefused(t *testing.T) {
 		require.NoError(w, err)
 		require.Equal(w, []int{1, 7, 0}, []int{report.Redriven, report.Refused, report.Failed})
 		texts := map[string]string{"private": "private", "session-listener": "of a session", "ended": "has ended", "malformed": "two ids",
-			"kind": "no event", "name": "addressed", "group": "addressed"}
+			"kind": "neither", "name": "addressed", "group": "addressed"}
 		for _, r := range report.Results {
 			if r.ID == "open" {
 				require.NoError(w, r.Err)
