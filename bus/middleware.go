@@ -43,6 +43,11 @@ type Message struct {
 	refusal error
 }
 
+// Queued reports, on the sending side, whether the rest of the chain only queues the
+// event: that of PublishAll and PublishAsync, which is stored after the chain has
+// returned.
+func (m *Message) Queued() bool { return m.out.to != nil }
+
 // Refuse takes one of a batch's Events out of it, before next is called: the handler
 // is not given it, and err is its result, as if the handler had returned that for
 // this event alone; nil is done.

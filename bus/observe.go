@@ -86,6 +86,9 @@ type Record struct {
 	Attempt int
 	// Elapsed and Delay are as the stage says.
 	Elapsed, Delay time.Duration
+	// Queued is set on the sending side for an event of PublishAll or PublishAsync,
+	// which has waited for others.
+	Queued bool
 	// Err is as the stage says.
 	Err error
 
@@ -173,12 +176,16 @@ func (b *Bus) observeSent(kind Kind, m *transport.Message, v any, began time.Tim
 type passage struct {
 	value  any
 	passed bool
+	queued bool
 }
 
 // observePublished tells of one event whose call has returned.
 func (b *Bus) observePublished(m *transport.Message, p *passage, began time.Time, err error) {
 	if p.passed || err != nil {
-		b.observeSent(KindEvent, m, p.value, began, err)
+		b.observe(Record{
+			Stage: StageSent, Kind: KindEvent, Name: m.To.Name, Queued: p.queued,
+			Elapsed: time.Since(began), Err: err, of: outbound{KindEvent, m, p.value},
+		})
 		return
 	}
 	b.observe(Record{Stage: StageFiltered, Kind: KindEvent, Name: m.To.Name, of: outbound{KindEvent, m, p.value}})

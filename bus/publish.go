@@ -310,7 +310,7 @@ func (b *Bus) sendEvent(ctx context.Context, m *transport.Message, to collector,
 func (b *Bus) store(ctx context.Context, m *transport.Message, to collector, seen *passage) error {
 	v := m.Value
 	if seen != nil {
-		seen.value, seen.passed = v, true
+		seen.value, seen.passed, seen.queued = v, true, to != nil
 	}
 	m.Value = nil
 	if err := b.encode("publish", m.To.Name, v, m); err != nil {

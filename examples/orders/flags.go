@@ -15,12 +15,15 @@ type program struct {
 	settings
 	ui    *console
 	stdin io.Reader
+	// endTrace is called when the bus is closed.
+	endTrace func() error
 }
 
 // settings are the flags of all roles.
 type settings struct {
 	url     string
 	verbose bool
+	trace   string
 	importSettings
 	reportSettings
 
@@ -152,6 +155,7 @@ func (p *program) help(r role, fs *flag.FlagSet) {
 
 func (s *settings) common(fs *flag.FlagSet) {
 	fs.StringVar(&s.url, "url", s.url, "NATS `server` to use, such as nats://127.0.0.1:4222 (default: memory)")
+	fs.StringVar(&s.trace, "trace", s.trace, "append the spans of all messages to `FILE`, as lines of JSON; processes may share it")
 	fs.BoolVar(&s.verbose, "v", s.verbose, "log what the bus does")
 }
 

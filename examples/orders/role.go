@@ -29,12 +29,17 @@ func (p *program) open(ctx context.Context, service string) (*bus.Bus, error) {
 			return nil, err
 		}
 	}
-	return bus.New(tr, bus.Config{Service: service, Logger: log})
+	cfg, end, err := p.traced(bus.Config{Service: service, Logger: log})
+	if err != nil {
+		return nil, errors.Join(err, tr.Close(ctx))
+	}
+	p.endTrace = end
+	return bus.New(tr, cfg)
 }
 
 // closeBus closes b at the end of a role, whose result it changes on failure.
-func closeBus(ctx context.Context, b *bus.Bus, code *status, err *error) {
-	if closing := b.Close(context.WithoutCancel(ctx)); closing != nil {
+func (p *program) closeBus(ctx context.Context, b *bus.Bus, code *status, err *error) {
+	if closing := errors.Join(b.Close(context.WithoutCancel(ctx)), p.endTrace()); closing != nil {
 		*code, *err = statusFailed, errors.Join(*err, closing)
 	}
 }
@@ -83,7 +88,7 @@ func (p *program) all(ctx context.Context, args []string) (code status, err erro
 	if err != nil {
 		return statusFailed, err
 	}
-	defer closeBus(ctx, b, &code, &err)
+	defer p.closeBus(ctx, b, &code, &err)
 	if err := p.newWorker(b).start(ctx, p.concurrency); err != nil {
 		return statusFailed, err
 	}
@@ -130,7 +135,7 @@ func (p *program) importFile(ctx context.Context, args []string) (code status, e
 	if err != nil {
 		return statusFailed, err
 	}
-	defer closeBus(ctx, b, &code, &err)
+	defer p.closeBus(ctx, b, &code, &err)
 	p.ui.printf("import: job %s", src.job)
 	return p.newImporter(b, src).run(ctx)
 }
@@ -155,10 +160,10 @@ func (p *program) worker(ctx context.Context, args []string) (status, error) {
 	}
 	w := p.newWorker(b)
 	if err := w.start(ctx, p.concurrency); err != nil {
-		return statusFailed, errors.Join(err, b.Close(context.WithoutCancel(ctx)))
+		return statusFailed, errors.Join(err, b.Close(context.WithoutCancel(ctx)), p.endTrace())
 	}
 	p.ui.printf("worker: %s is ready", w.name)
-	if err := b.Run(ctx); err != nil {
+	if err := errors.Join(b.Run(ctx), p.endTrace()); err != nil {
 		return statusFailed, err
 	}
 	p.ui.printf("worker: %s handled %s rows", w.name, formatCount(int(w.handled.Load())))
@@ -181,7 +186,7 @@ func (p *program) report(ctx context.Context, args []string) (code status, err e
 	if err != nil {
 		return statusFailed, err
 	}
-	defer closeBus(ctx, b, &code, &err)
+	defer p.closeBus(ctx, b, &code, &err)
 	return newReport(b, p.ui, p.job, p.reportSettings).run(ctx, nil)
 }
 

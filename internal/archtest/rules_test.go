@@ -24,6 +24,11 @@ var (
 		"github.com/google/go-tpm/...", "github.com/antithesishq/antithesis-sdk-go/...", "golang.org/x/time/..."}
 	assertions = []string{"github.com/stretchr/testify/...", "github.com/davecgh/go-spew/...", "github.com/pmezard/go-difflib/...",
 		"gopkg.in/yaml.v3/...", "go.yaml.in/yaml/...", "go.uber.org/goleak/..."}
+	// OpenTelemetry without its SDK.
+	telemetryAPI = []string{"go.opentelemetry.io/otel", "go.opentelemetry.io/otel/attribute/...", "go.opentelemetry.io/otel/baggage",
+		"go.opentelemetry.io/otel/codes", "go.opentelemetry.io/otel/internal/...", "go.opentelemetry.io/otel/log/...",
+		"go.opentelemetry.io/otel/metric/...", "go.opentelemetry.io/otel/propagation/...", "go.opentelemetry.io/otel/semconv/...",
+		"go.opentelemetry.io/otel/trace/...", "go.opentelemetry.io/auto/sdk/...", "github.com/go-logr/...", "github.com/cespare/xxhash/v2/..."}
 	leaves = []string{"./transport", "./codec", "./session", "./resilience"}
 )
 
@@ -54,6 +59,7 @@ var rules = []rule{
 	// On top of the bus.
 	{packages: []string{"./metrics/..."}, links: join(leaves, []string{"./bus", "./metrics/...", "github.com/prometheus/...", "google.golang.org/protobuf/...",
 		"github.com/beorn7/perks/...", "github.com/cespare/xxhash/v2/...", "github.com/munnerz/goautoneg/...", "golang.org/x/sys/...", "go.yaml.in/yaml/..."})},
+	{packages: []string{"./tracing"}, links: join(leaves, telemetryAPI, []string{"./bus"})}, // never the SDK
 	{packages: []string{"./examples/...", "./integration/...", "./cmd/..."}, links: []string{"..."}},
 	{packages: []string{"./internal/..."}, links: leaves},
 }
