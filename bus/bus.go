@@ -25,6 +25,7 @@ type Bus struct {
 	host   string
 	sender *asyncSender
 	teller *deadTeller
+	idem   *idemWatches
 
 	sessions *sessions
 	reaper   *reaper
@@ -80,6 +81,7 @@ func New(tr transport.Transport, cfg Config) (*Bus, error) {
 	b.teller = newDeadTeller(b)
 	b.slow = newSlowWatch(b)
 	b.lease = newLease(b)
+	b.idem = newIdemWatches(tr.Store())
 	b.root = newScope(b, context.Background(), nil)
 	b.sessions = newSessions(b)
 	b.reaper = newReaper(b)
@@ -140,6 +142,7 @@ func (b *Bus) Close(ctx context.Context) error {
 	for _, last := range []func(context.Context){
 		b.teller.close,
 		b.reaper.close,
+		b.idem.close,
 		b.lease.close,
 		func(ctx context.Context) { err = b.tr.Close(ctx) },
 	} {

@@ -98,8 +98,8 @@ func (c *call) meta() Meta {
 		Kind: c.who.kind, Name: c.who.name, ID: c.id(), Session: m.Session,
 		CorrelationID: c.correlationID(), CausationID: m.CausationID, Key: m.Key,
 		Group: c.who.group, Handler: c.who.handler, Attempt: int(c.attempt),
-		Generation: generation(c.who.kind, m),
-		SentAt:     m.SentAt, header: visible(m.Header),
+		Generation: generation(c.who.kind, m), IdempotencyKey: idempotencyKey(c.who.kind, m),
+		SentAt: m.SentAt, header: visible(m.Header),
 	}
 }
 
@@ -109,7 +109,15 @@ func (c *call) message(value any) *Message {
 	return &Message{
 		Kind: c.who.kind, Name: c.who.name, ID: c.id(), Session: m.Session,
 		CorrelationID: c.correlationID(), CausationID: m.CausationID, Key: m.Key,
-		Value: value, Header: visible(m.Header),
+		IdempotencyKey: idempotencyKey(c.who.kind, m),
+		Value:          value, Header: visible(m.Header),
 		Group: c.who.group, Handler: c.who.handler, Attempt: int(c.attempt),
 	}
+}
+
+func idempotencyKey(kind Kind, m *transport.Message) string {
+	if kind != KindCommand {
+		return ""
+	}
+	return m.Header.Get(headerIdempotencyKey)
 }

@@ -58,7 +58,8 @@ func HandleNone[C Returning[None]](ctx context.Context, s Scope, fn func(context
 // A failure is an *Error: CodeNoHandler, CodeBusy and CodeUnavailable mean that
 // nothing ran (Execute asks again by itself, within the deadline, where that is
 // sure); CodeFailed and CodePanic come from the handler; CodeTimeout,
-// CodeCancelled and CodeUnknown mean that the handler may have run.
+// CodeCancelled and CodeUnknown mean that the handler may have run. With
+// WithIdempotencyKey the command can be sent again all the same.
 //
 // CodeNoHandler comes at once, within tens of milliseconds, whatever the
 // deadline: a caller that starts before any handler does gets it, and asks again
@@ -100,6 +101,7 @@ func newCommandHandler[C, R any](fn func(context.Context, C) (R, error)) *comman
 	return &commandHandler{
 		goType: reflect.TypeFor[C](),
 		typed:  fn,
+		stored: decodeBody[R],
 		inner: func(ctx context.Context, v any) (r any, err error) {
 			defer recovered(&err)
 			c, err := convert[C](v)
@@ -123,13 +125,17 @@ func resultOf[R any](v any) (R, error) {
 // decodeResult returns the R of a reply. Without one the handler has run all the
 // same.
 func decodeResult[R any](r reply) (any, error) {
-	var v R
-	_, none := any(v).(None)
-	switch {
-	case r.m.Value != nil || r.b.inProcess:
+	if r.m.Value != nil || r.b.inProcess {
 		v, err := resultOf[R](r.m.Value)
 		return v, r.unusable(err)
-	case none, r.m.Header.Get(headerNil) != "":
+	}
+	return decodeBody[R](r)
+}
+
+// decodeBody returns the R of an encoded reply.
+func decodeBody[R any](r reply) (any, error) {
+	var v R
+	if _, none := any(v).(None); none || r.m.Header.Get(headerNil) != "" {
 		return v, nil
 	}
 	target := any(&v)

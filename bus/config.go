@@ -65,6 +65,10 @@ type Config struct {
 	ExecuteTimeout time.Duration
 	// PublishTimeout bounds a Publish whose ctx has no deadline. Default 10 s.
 	PublishTimeout time.Duration
+	// IdempotencyWindow is how long the success of a command with an idempotency key
+	// is kept with its result, by the bus that handles it. Default 24 h, from 1 s to
+	// 365 days.
+	IdempotencyWindow time.Duration
 	// QueueSize is how many events of PublishAsync may wait to be sent; more make
 	// it wait. Default 10,000.
 	QueueSize int
@@ -123,6 +127,7 @@ func (c *Config) setDefaults(tr transport.Transport) {
 	setDefault(&c.SlowHandler, defaultSlowHandler)
 	setDefault(&c.CloseTimeout, 10*time.Second)
 	setDefault(&c.BatchTimeout, 100*time.Millisecond)
+	setDefault(&c.IdempotencyWindow, defaultIdempotencyWindow)
 	setDefault(&c.MaxAckPending, 10_000)
 	setDefault(&c.QueueSize, 10_000)
 	setDefault(&c.BatchSize, defaultBatchSize)
@@ -190,7 +195,7 @@ func (c Config) Validate() error {
 	}{
 		{"ExecuteTimeout", c.ExecuteTimeout}, {"PublishTimeout", c.PublishTimeout},
 		{"AckWait", c.AckWait}, {"MaxRun", c.MaxRun}, {"CloseTimeout", c.CloseTimeout},
-		{"BatchTimeout", c.BatchTimeout},
+		{"BatchTimeout", c.BatchTimeout}, {"IdempotencyWindow", c.IdempotencyWindow},
 	} {
 		if d.v < 0 {
 			bad("Config.%s: %v is negative; 0 is the default", d.name, d.v)
@@ -198,6 +203,9 @@ func (c Config) Validate() error {
 	}
 	if c.AckWait > 0 && c.AckWait < time.Second {
 		bad("Config.AckWait: %v is under 1s", c.AckWait)
+	}
+	if d := c.IdempotencyWindow; d > 0 && (d < minIdempotencyWindow || d > maxIdempotencyWindow) {
+		bad("Config.IdempotencyWindow: %v is not between %v and 365 days", d, minIdempotencyWindow)
 	}
 	for _, n := range []struct {
 		name string

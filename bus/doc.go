@@ -15,7 +15,8 @@
 //     process becomes a dead letter too, and the process lives.
 //  4. A command runs on one handler. Its caller gets the result, the handler's
 //     error, or an error whose code says whether anything ran. It is sent again
-//     only where it is sure that nothing ran.
+//     only where it is sure that nothing ran, or where it has an idempotency key:
+//     then it succeeds once, within Config.IdempotencyWindow.
 //  5. A second handler for a command is refused, in the process and across
 //     services.
 //  6. A handler that is running keeps its event: it is extended until the handler
@@ -38,8 +39,12 @@
 //     acknowledgement or a redelivery: make handlers idempotent. DerivedID makes
 //     what a handler publishes idempotent.
 //   - That a command did not run because its caller saw CodeTimeout,
-//     CodeCancelled or CodeUnknown. It may have; ask, or send it again if the
-//     handler can tell (Meta.ID stays the same with WithID).
+//     CodeCancelled or CodeUnknown. It may have; ask, or send it with
+//     WithIdempotencyKey and again under the same key.
+//   - That a command with an idempotency key has run once: it succeeds once, and
+//     runs again where its process died, or could not reach the store, between the
+//     handler's effect and the record of it. Only a handler that writes
+//     Meta.IdempotencyKey in the transaction of its effect closes that window.
 //   - Order across redelivery. Events of one publisher arrive in order at a
 //     handler with WithConcurrency(1), except that one that is retried arrives
 //     late. Events of one WithKey are stored in order.

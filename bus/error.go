@@ -44,7 +44,8 @@ const (
 	// CodeBacklog: the event log is full. Nothing was stored.
 	CodeBacklog Code = "backlog"
 	// CodeConflict: the registration contradicts one that exists, or the
-	// broker's configuration.
+	// broker's configuration; or a command contradicts an earlier one of its
+	// idempotency key. Nothing ran.
 	CodeConflict Code = "conflict"
 	// CodeNotFound: there is nothing of that id. Nothing was done.
 	CodeNotFound Code = "not_found"
@@ -73,8 +74,15 @@ var (
 	// of its key was not stored.
 	ErrOutOfOrder = errors.New("an earlier event of its key was not stored")
 	// ErrLeaseLost is the cause of a handler's context that was cancelled
-	// because its delivery may belong to another process by now.
+	// because its delivery, or the idempotency key of its command, may belong to
+	// another process by now.
 	ErrLeaseLost = errors.New("lease on the delivery lost")
+	// ErrIdempotencyConflict: the idempotency key was used for a command whose
+	// encoded form is another. It crosses the wire, with CodeConflict.
+	ErrIdempotencyConflict = errors.New("idempotency key was used for another command")
+	// ErrResultNotKept: a command of this idempotency key has succeeded, and its
+	// result could not be kept. It crosses the wire, with CodeFailed.
+	ErrResultNotKept = errors.New("the command has succeeded before, and its result was not kept")
 	// ErrMaxRun is the cause of a handler's context that was cancelled because
 	// the handler ran for longer than Config.MaxRun.
 	ErrMaxRun = errors.New("handler ran for too long")

@@ -110,6 +110,52 @@ func ExampleWithReceipt() {
 	// Output: row-17 was handled by accounts true
 }
 
+// A form that is sent twice creates one user.
+func ExampleWithIdempotencyKey() {
+	ctx := context.Background()
+	b, err := bus.New(memory.New(memory.Config{}), bus.Config{})
+	must(err)
+	defer b.Close(ctx)
+	must(bus.Handle(ctx, b, func(ctx context.Context, c CreateUser) (UserID, error) {
+		m, _ := bus.MetaFrom(ctx)
+		fmt.Println("creating for", m.IdempotencyKey)
+		return UserID("id-" + c.Name), nil
+	}))
+
+	for range 2 {
+		var r bus.Receipt
+		id, err := bus.Execute(ctx, b, CreateUser{Name: "ada"}, bus.WithIdempotencyKey("form-17"), bus.WithReceipt(&r))
+		must(err)
+		fmt.Println(id, r.Repeated)
+	}
+	_, err = bus.Execute(ctx, b, CreateUser{Name: "bob"}, bus.WithIdempotencyKey("form-17"))
+	fmt.Println(errors.Is(err, bus.ErrIdempotencyConflict))
+	// Output:
+	// creating for form-17
+	// id-ada false
+	// id-ada true
+	// true
+}
+
+// The command may be sent several times, and runs to success once.
+func ExampleWithIdempotency() {
+	ctx := context.Background()
+	b, err := bus.New(memory.New(memory.Config{}), bus.Config{})
+	must(err)
+	defer b.Close(ctx)
+	must(bus.Handle(ctx, b, func(ctx context.Context, c CreateUser) (UserID, error) {
+		m, _ := bus.MetaFrom(ctx)
+		fmt.Println("the key is the id:", m.IdempotencyKey == m.ID)
+		return UserID("id-" + c.Name), nil
+	}))
+
+	id, err := bus.Execute(ctx, b, CreateUser{Name: "ada"}, bus.WithIdempotency())
+	fmt.Println(id, err)
+	// Output:
+	// the key is the id: true
+	// id-ada <nil>
+}
+
 func ExampleWithTimeout() {
 	ctx := context.Background()
 	b, err := bus.New(memory.New(memory.Config{}), bus.Config{})

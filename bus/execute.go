@@ -86,8 +86,11 @@ func (s *scope) executeTyped(ctx context.Context, m *transport.Message, info *ty
 	if err := s.inherit(ctx, m); err != nil {
 		return nil, errorf(CodeInvalid, op, info.name, "%w", err)
 	}
+	if o.idempotent && o.key == "" {
+		o.key = m.ID
+	}
 	began := time.Now()
-	v, err := b.sendChain(ctx, m, outgoing{message: m, scope: s, result: decode, receipt: o.receipt})
+	v, err := b.sendChain(ctx, m, outgoing{message: m, scope: s, result: decode, receipt: o.receipt, key: o.key})
 	if err != nil {
 		return nil, fromChain(op, info.name, m.ID, err)
 	}
@@ -125,7 +128,7 @@ func newMessage(kind Kind, m *transport.Message, out outgoing) *Message {
 	}
 	return &Message{
 		Kind: kind, Name: m.To.Name, ID: m.ID, Session: m.Session, Key: m.Key,
-		CorrelationID: m.CorrelationID, CausationID: m.CausationID,
+		CorrelationID: m.CorrelationID, CausationID: m.CausationID, IdempotencyKey: out.key,
 		Value: m.Value, Header: h, out: out,
 	}
 }
@@ -183,6 +186,14 @@ func (b *Bus) dispatch(ctx context.Context, m *Message) (any, error) {
 
 func (b *Bus) sendCommand(ctx context.Context, out *outgoing) (any, error) {
 	m := out.message
+	ask := b.request
+	if out.key != "" {
+		if m.Header = m.Header.Clone(); m.Header == nil {
+			m.Header = Header{}
+		}
+		m.Header.Set(headerIdempotencyKey, out.key)
+		ask = b.requestKeyed
+	}
 	if b.inProcess {
 		if h := b.handlerHere(m.Session, m.To.Name); h != nil {
 			m.To.Session = m.Session
@@ -200,7 +211,7 @@ func (b *Bus) sendCommand(ctx context.Context, out *outgoing) (any, error) {
 	if err := b.encode("execute", m.To.Name, v, m); err != nil {
 		return nil, err
 	}
-	r, err := b.request(ctx, m)
+	r, err := ask(ctx, m)
 	if err != nil {
 		return nil, fromTransport("execute", m.To.Name, m.ID, err)
 	}
@@ -208,7 +219,7 @@ func (b *Bus) sendCommand(ctx context.Context, out *outgoing) (any, error) {
 		return nil, b.replyError(m, r)
 	}
 	if out.receipt != nil {
-		out.receipt.Service = r.Header.Get(headerService)
+		out.receipt.Service, out.receipt.Repeated = r.Header.Get(headerService), r.Header.Get(headerRepeated) != ""
 	}
 	return out.result(reply{b, m.To.Name, m.ID, r})
 }

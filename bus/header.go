@@ -32,6 +32,8 @@ const (
 	headerReceipt        = transport.HeaderPrefix + "Receipt"         // a command whose caller asks who answered
 	headerService        = transport.HeaderPrefix + "Service"         // the reply to that
 	headerIdempotencyKey = transport.HeaderPrefix + "Idempotency-Key" // a command that is to succeed once for it
+	headerAsked          = transport.HeaderPrefix + "Asked"           // beside it, on a try that is not the first: milliseconds since that
+	headerRepeated       = transport.HeaderPrefix + "Repeated"        // a reply with the result of an earlier run
 	headerNil            = transport.HeaderPrefix + "Nil"             // a reply whose result is nil, whatever its body
 )
 

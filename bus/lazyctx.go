@@ -13,6 +13,7 @@ type lazyContext struct {
 	parent   context.Context
 	deadline time.Time     // zero: the parent's
 	timeout  time.Duration // sets deadline, counted from when it is first asked for
+	caused   bool          // abort tells its cause although there is a deadline
 
 	mu    sync.Mutex
 	ended bool
@@ -25,18 +26,19 @@ type lazyContext struct {
 // realContext is the context behind Done.
 type realContext struct {
 	context.Context
-	cancel context.CancelCauseFunc // without a deadline
+	cancel context.CancelCauseFunc // without a deadline, or if the cause is to be told
 	stop   context.CancelFunc      // with one
 	cause  error                   // what abort was given
 }
 
-// end cancels the context. With a deadline it tells no cause: what has one, a
-// command's call or a publish, is never aborted.
+// end cancels the context. With a deadline it tells no cause unless that was asked
+// for: most of what has one, a command's call or a publish, is never aborted.
 func (r *realContext) end(cause error) {
+	if r.cancel != nil {
+		r.cancel(cause)
+	}
 	if r.stop != nil {
 		r.stop()
-	} else {
-		r.cancel(cause)
 	}
 }
 
@@ -103,10 +105,13 @@ func (c *lazyContext) context() *realContext {
 	}
 	c.begin()
 	r := new(realContext)
-	if c.deadline.IsZero() {
-		r.Context, r.cancel = context.WithCancelCause(c.parent)
-	} else {
-		r.Context, r.stop = context.WithDeadline(c.parent, c.deadline)
+	parent := c.parent
+	if c.caused || c.deadline.IsZero() {
+		r.Context, r.cancel = context.WithCancelCause(parent)
+		parent = r.Context
+	}
+	if !c.deadline.IsZero() {
+		r.Context, r.stop = context.WithDeadline(parent, c.deadline)
 	}
 	if c.ended {
 		r.end(nil)

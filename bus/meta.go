@@ -58,6 +58,8 @@ type Meta struct {
 	CausationID string
 	// Key is the ordering key, "" for none.
 	Key string
+	// IdempotencyKey is the key of WithIdempotencyKey, "" for none.
+	IdempotencyKey string
 	// Group and Handler name who handles it: Group is "" for a command and for
 	// a private subscription.
 	Group, Handler string

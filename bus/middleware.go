@@ -19,6 +19,8 @@ type Message struct {
 	Name string
 	// ID, Session, CorrelationID, CausationID and Key are as in Meta.
 	ID, Session, CorrelationID, CausationID, Key string
+	// IdempotencyKey is as in Meta.
+	IdempotencyKey string
 	// Value is the command or event. A receiver must not modify it: other
 	// handlers see the same one.
 	Value any
@@ -63,6 +65,7 @@ type outgoing struct {
 	scope   *scope                   // execute
 	result  func(reply) (any, error) // execute: decodes the result
 	receipt *Receipt                 // execute: filled on success
+	key     string                   // execute: of idempotency
 	seen    *passage                 // publish: for observers
 }
 

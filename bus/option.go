@@ -53,7 +53,9 @@ type sendOptions struct {
 
 type executeOptions struct {
 	sendOptions
-	receipt *Receipt
+	receipt    *Receipt
+	key        string // of idempotency
+	idempotent bool   // the id is the key
 }
 
 type publishOptions struct {
@@ -211,6 +213,9 @@ type Receipt struct {
 	Elapsed time.Duration
 	// Service is the service whose handler answered, "" if it has no name.
 	Service string
+	// Repeated says that the result is that of an earlier run, or of another
+	// caller's, under the same idempotency key.
+	Repeated bool
 }
 
 // WithReceipt fills r in when Execute succeeds.

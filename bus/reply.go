@@ -25,7 +25,46 @@ func (h *commandHandler) reply(k *call, req transport.Request, result any, err e
 	if err != nil {
 		b.logCommand(k, err)
 		b.encodeError(r, b.toWire(err, int(k.attempt)))
-	} else if tm.Header.Get(headerReceipt) != "" {
+	}
+	h.send(k, req, r, err)
+}
+
+// replyKeyed answers a command that had an idempotency key.
+func (h *commandHandler) replyKeyed(k *call, req transport.Request, o keyedOutcome) {
+	r := &transport.Message{}
+	switch {
+	case o.failed != nil:
+		h.scope.bus.encodeError(r, *o.failed)
+		h.send(k, req, r, &repeatedError{*o.failed})
+	case o.kept == nil:
+		h.reply(k, req, o.result, o.err)
+	default:
+		r = o.kept.message()
+		if h.scope.bus.inProcess {
+			v, err := h.stored(reply{h.scope.bus, k.who.name, k.id(), r})
+			if err != nil {
+				h.reply(k, req, nil, err)
+				return
+			}
+			r = &transport.Message{Value: v}
+		}
+		if r.Header == nil {
+			r.Header = Header{}
+		}
+		r.Header.Set(headerRepeated, "1")
+		h.send(k, req, r, nil)
+	}
+}
+
+// repeatedError is the error of an earlier run, which its caller is told again.
+type repeatedError struct{ w wireError }
+
+func (e *repeatedError) Error() string { return e.w.Message }
+
+// send sends the reply r, which tells of err.
+func (h *commandHandler) send(k *call, req transport.Request, r *transport.Message, err error) {
+	b := h.scope.bus
+	if err == nil && req.Message().Header.Get(headerReceipt) != "" {
 		if r.Header == nil {
 			r.Header = Header{}
 		}
@@ -67,6 +106,12 @@ func (h *commandHandler) encodeResult(contentType string, result any, r *transpo
 		r.Value = result
 		return nil
 	}
+	return h.encodeBody(contentType, result, r)
+}
+
+// encodeBody is encodeResult for a reply that leaves the process.
+func (h *commandHandler) encodeBody(contentType string, result any, r *transport.Message) error {
+	b := h.scope.bus
 	if _, none := result.(None); none {
 		return nil
 	}

@@ -22,13 +22,20 @@ type commandHandler struct {
 	goType reflect.Type                            // what fn takes
 	typed  any                                     // func(context.Context, C) (R, error)
 	inner  func(context.Context, any) (any, error) // typed, with its value unboxed; a panic is an error
+	stored func(reply) (any, error)                // decodes a result that was kept
 	run    Func                                    // the receiving chain around inner; nil if there is none
 	own    []Middleware                            // the handler's own part of it
 	tally  *tally
 
 	// slots bounds what runs at once, whichever way it came, and holds one for
 	// each that does.
-	slots  slots
+	slots slots
+	// attached bounds the calls that wait for another run of their idempotency key,
+	// and holds one for each that does; closing ends their wait.
+	attached chan struct{}
+	closing  context.Context
+	stop     context.CancelFunc
+
 	live   atomic.Bool // takes calls of this process
 	source transport.Source[transport.Request]
 	pump   *pump[transport.Request]
@@ -62,6 +69,8 @@ func (s *scope) handle(ctx context.Context, h *commandHandler, opts []HandleOpti
 	h.who = &identity{ids: b.ids, kind: KindCommand, name: h.info.name, handler: b.cfg.Service}
 	h.tally = b.tallies.open(h.who, s.session == nil)
 	h.slots, h.own = newSlots(o.concurrency), o.middleware
+	h.attached = make(chan struct{}, attachedPerRun*o.concurrency)
+	h.closing, h.stop = context.WithCancel(context.Background())
 	if len(b.cfg.Receiving)+len(o.middleware) > 0 {
 		h.run = protect(chain(b.cfg.Receiving, chain(o.middleware, func(ctx context.Context, m *Message) (any, error) {
 			if m.ran != nil {
@@ -119,13 +128,18 @@ func (h *commandHandler) close(ctx context.Context) {
 }
 
 // stopIntake stops taking requests from the transport, has those answered that
-// wait there, and waits for those that were taken.
+// wait there or for another run of their key, and waits for those that were taken.
 func (h *commandHandler) stopIntake(ctx context.Context) {
 	if err := h.source.Close(ctx); err != nil {
 		h.scope.bus.log.Warn("command source not closed", "name", h.info.name, "err", err)
 	}
+	h.stop()
 	h.pump.wait(ctx)
+	until(ctx, func() bool { return len(h.attached) == 0 })
 }
+
+// attachedPerRun is how many calls may wait for other runs for each that may run.
+const attachedPerRun = 16
 
 // enter takes a slot for k, waiting for one until k's deadline or ctx's end.
 func (h *commandHandler) enter(ctx context.Context, k *call) error {
@@ -208,6 +222,9 @@ func (s *scope) newDirectCall(ctx context.Context, h *commandHandler) *call {
 // local runs the handler for a message of this process that had to take the
 // sending chain, and returns when ctx ends at the latest.
 func (h *commandHandler) local(ctx context.Context, m *transport.Message, out *outgoing) (any, error) {
+	if out.key != "" {
+		return h.localKeyed(ctx, m, out)
+	}
 	k := h.scope.newDirectCall(ctx, h)
 	k.msgID, k.from = m.ID, m
 	if err := h.enter(ctx, k); err != nil {
@@ -241,6 +258,10 @@ func (h *commandHandler) answer(req transport.Request) {
 // serveOne runs the handler for a request whose slot is taken, and replies.
 func (h *commandHandler) serveOne(k *call, req transport.Request) {
 	tm := req.Message()
+	if tm.Header[headerIdempotencyKey] != nil {
+		h.serveKeyed(k, req)
+		return
+	}
 	var result any
 	err := error(errGoexit)
 	defer func() { // also when the handler ends this goroutine

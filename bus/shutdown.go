@@ -76,12 +76,17 @@ func (s *scope) closeCommands(ctx context.Context) []string {
 	return stuck
 }
 
-// quiet waits until no command of hs runs, or until ctx ends. It looks again and
-// again: telling would cost every command something, and this only those that
-// are closed.
+// quiet waits until no command of hs runs, or until ctx ends.
 func quiet(ctx context.Context, hs []*commandHandler) {
-	running := func(h *commandHandler) bool { return h.slots.taken() > 0 }
-	for wait := time.Millisecond; slices.ContainsFunc(hs, running); wait = min(2*wait, 20*time.Millisecond) {
+	until(ctx, func() bool {
+		return !slices.ContainsFunc(hs, func(h *commandHandler) bool { return h.slots.taken() > 0 })
+	})
+}
+
+// until waits until ok, or until ctx ends. It looks again and again: telling would
+// cost every command something, and this only those that are closed.
+func until(ctx context.Context, ok func() bool) {
+	for wait := time.Millisecond; !ok(); wait = min(2*wait, 20*time.Millisecond) {
 		if !sleep(ctx, wait) {
 			return
 		}

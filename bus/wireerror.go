@@ -15,11 +15,31 @@ type wireError struct {
 	Attempts int               `json:"attempts,omitempty"`
 }
 
+// The errors of the bus that errors.Is finds on the caller's side, by the names that
+// travel.
+const (
+	wireIdempotencyConflict = "jitney.idempotency_conflict"
+	wireResultNotKept       = "jitney.result_not_kept"
+)
+
+func wireSentinel(name string) error {
+	switch name {
+	case wireIdempotencyConflict:
+		return ErrIdempotencyConflict
+	case wireResultNotKept:
+		return ErrResultNotKept
+	}
+	return nil
+}
+
 // maxWireMessage bounds an error's text, so that an error reply always fits.
 const maxWireMessage = 8 << 10
 
 // toWire is what the caller may know of a handler's error.
 func (b *Bus) toWire(err error, attempts int) wireError {
+	if r, ok := err.(*repeatedError); ok {
+		return r.w
+	}
 	w := wireError{Code: CodeOf(err), Message: err.Error(), Attempts: attempts}
 	if refused(err) {
 		w.Attempts = 0
@@ -82,6 +102,8 @@ func (b *Bus) fromWire(name, id string, w wireError) error {
 	}
 	if target, ok := b.cfg.Errors[w.Wire]; ok {
 		e.cause = target
+	} else {
+		e.cause = wireSentinel(w.Wire)
 	}
 	return e
 }

@@ -49,7 +49,9 @@ func OnlyIf(transient func(err error) bool) RetryOption {
 // On the sending side a command is sent again only where it is sure that nothing
 // ran: bus.CodeNoHandler, bus.CodeBusy, bus.CodeUnavailable. Execute itself asks
 // again in the last two; so it is above all for callers that start before their
-// handlers. An event is published again when it is not stored (bus.CodeUnavailable,
+// handlers. With an idempotency key (bus.WithIdempotencyKey, bus.WithIdempotency) it
+// is sent again also where it is not known whether it ran: bus.CodeTimeout, as of a
+// Timeout further in, and bus.CodeUnknown. An event is published again when it is not stored (bus.CodeUnavailable,
 // bus.CodeBusy, bus.CodeBacklog), and for two minutes also when that is not known
 // (bus.CodeTimeout, bus.CodeCancelled, bus.CodeUnknown): it has the same id, and is
 // stored once within the dedup window, which is two minutes by default and should
@@ -133,7 +135,7 @@ func mayRepeat(m *bus.Message, err error, after time.Duration) bool {
 	case bus.CodeBacklog:
 		return m.Kind == bus.KindEvent
 	case bus.CodeTimeout, bus.CodeCancelled, bus.CodeUnknown:
-		return m.Kind == bus.KindEvent && after < dedupWindow
+		return m.Kind == bus.KindEvent && after < dedupWindow || m.IdempotencyKey != ""
 	default:
 		return false
 	}

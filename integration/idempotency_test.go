@@ -1,0 +1,624 @@
+package integration_test
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"runtime"
+	"strings"
+	"sync"
+	"sync/atomic"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/stretchr/testify/require"
+
+	"github.com/jitney-bus/jitney/bus"
+	"github.com/jitney-bus/jitney/transport"
+	"github.com/jitney-bus/jitney/transport/memory"
+)
+
+// charge is a command that must not run twice.
+type charge struct {
+	bus.Command[receiptNo]
+	Order string
+	Cents int
+}
+
+func (charge) MessageName() string { return "card.charge" }
+
+type receiptNo struct{ No int }
+
+// charger handles charge: it counts its runs and does with each what do says.
+type charger struct {
+	*record[string] // the keys of the runs
+	mu              sync.Mutex
+	do              func(ctx context.Context, run int) error
+}
+
+func newCharger() *charger { return &charger{record: newRecord[string]()} }
+
+func (c *charger) then(do func(ctx context.Context, run int) error) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.do = do
+}
+
+func (c *charger) handle(ctx context.Context, _ charge) (receiptNo, error) {
+	m, _ := bus.MetaFrom(ctx)
+	c.add(m.IdempotencyKey)
+	run := len(c.all())
+	c.mu.Lock()
+	do := c.do
+	c.mu.Unlock()
+	if do != nil {
+		if err := do(ctx, run); err != nil {
+			return receiptNo{}, err
+		}
+	}
+	return receiptNo{run}, nil
+}
+
+// serve registers it on a bus.
+func (c *charger) serve(w *world, s bus.Scope, opts ...bus.HandleOption) *charger {
+	w.Helper()
+	require.NoError(w, bus.Handle(w.Context(), s, c.handle, opts...))
+	return c
+}
+
+// testWindow is for how long the handlers of idempotent keep a success.
+const testWindow = 10 * time.Minute
+
+// idempotent runs f with a caller in the handler's process, and with one in another.
+func idempotent(t *testing.T, f func(w *world, server, caller *bus.Bus)) {
+	for _, where := range []string{"same process", "another process"} {
+		t.Run(where, func(t *testing.T) {
+			everywhere(t, func(w *world) {
+				server := w.bus(bus.Config{IdempotencyWindow: testWindow})
+				caller := server
+				if where == "another process" {
+					caller = w.bus(bus.Config{Service: "caller"})
+				}
+				f(w, server, caller)
+			})
+		})
+	}
+}
+
+func TestIdempotencyKeyReturnsTheFirstResult(t *testing.T) {
+	idempotent(t, func(w *world, server, caller *bus.Bus) {
+		runs := newCharger().serve(w, server)
+		for i := range 3 {
+			var r bus.Receipt
+			no, err := bus.Execute(w.Context(), caller, charge{Order: "a"}, bus.WithIdempotencyKey("order a"), bus.WithReceipt(&r))
+			require.NoError(w, err)
+			require.Equal(w, receiptNo{1}, no)
+			require.Equal(w, i > 0, r.Repeated)
+			require.Equal(w, "svc", r.Service)
+			settle(3 * time.Minute)
+		}
+		require.Equal(w, []string{"order a"}, runs.all())
+
+		no, err := bus.Execute(w.Context(), caller, charge{Order: "a"}, bus.WithIdempotencyKey("order b"))
+		require.NoError(w, err)
+		require.Equal(w, receiptNo{2}, no, "another key")
+		no, err = bus.Execute(w.Context(), caller, charge{Order: "a"})
+		require.NoError(w, err)
+		require.Equal(w, receiptNo{3}, no, "no key")
+
+		settle(2 * time.Minute) // the window has passed
+		no, err = bus.Execute(w.Context(), caller, charge{Order: "a"}, bus.WithIdempotencyKey("order a"))
+		require.NoError(w, err)
+		require.Equal(w, receiptNo{4}, no)
+	})
+}
+
+func TestIdempotencyKeyIsOneOfACommandAndASession(t *testing.T) {
+	idempotent(t, func(w *world, server, caller *bus.Bus) {
+		runs := newCharger().serve(w, server)
+		require.NoError(w, bus.HandleNone(w.Context(), server, func(context.Context, resetAll) error { runs.add("reset"); return nil }))
+		key := bus.WithIdempotencyKey("k")
+		for range 2 {
+			no, err := bus.Execute(w.Context(), caller, charge{}, key)
+			require.NoError(w, err)
+			require.Equal(w, receiptNo{1}, no)
+		}
+		for range 2 {
+			require.NoError(w, bus.Do(w.Context(), caller, resetAll{}, key))
+		}
+		for range 2 { // of a session that has no handler for it
+			no, err := bus.Execute(bus.ContextWithSession(w.Context(), "s/1"), caller, charge{}, key)
+			require.NoError(w, err)
+			require.Equal(w, receiptNo{3}, no)
+		}
+		s, err := server.Session(w.Context(), "s/2")
+		require.NoError(w, err)
+		own := newCharger().serve(w, s)
+		for range 2 {
+			no, err := bus.Execute(bus.ContextWithSession(w.Context(), "s/2"), caller, charge{}, key)
+			require.NoError(w, err)
+			require.Equal(w, receiptNo{1}, no)
+		}
+		require.Equal(w, []string{"k", "reset", "k"}, runs.all())
+		require.Equal(w, []string{"k"}, own.all())
+	})
+}
+
+func TestIdempotencyWindowIsADay(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		b, err := bus.New(memory.New(memory.Config{}), bus.Config{})
+		require.NoError(t, err)
+		defer b.Close(context.Background())
+		runs := newCharger()
+		require.NoError(t, bus.Handle(t.Context(), b, runs.handle))
+		for _, no := range []int{1, 1, 2} {
+			r, err := bus.Execute(t.Context(), b, charge{}, bus.WithIdempotencyKey("k"))
+			require.NoError(t, err)
+			require.Equal(t, receiptNo{no}, r)
+			settle(12*time.Hour + time.Second)
+		}
+	})
+}
+
+// A failure is told to its caller, and frees the key.
+func TestIdempotencyKeyIsFreeAfterAFailure(t *testing.T) {
+	for what, c := range map[string]struct {
+		do   func(ctx context.Context, run int) error
+		code bus.Code
+	}{
+		"error":  {func(context.Context, int) error { return errOops }, bus.CodeFailed},
+		"panic":  {func(context.Context, int) error { panic("oops") }, bus.CodePanic},
+		"goexit": {func(context.Context, int) error { runtime.Goexit(); return nil }, bus.CodePanic},
+		"refused": {func(context.Context, int) error {
+			return &bus.Error{Code: "quota", Message: "none left"}
+		}, "quota"},
+	} {
+		t.Run(what, func(t *testing.T) {
+			idempotent(t, func(w *world, server, caller *bus.Bus) {
+				runs := newCharger().serve(w, server)
+				runs.then(func(ctx context.Context, run int) error {
+					if run < 3 {
+						return c.do(ctx, run)
+					}
+					return nil
+				})
+				for range 2 {
+					_, err := bus.Execute(w.Context(), caller, charge{}, bus.WithIdempotencyKey("k"))
+					require.Equal(w, c.code, bus.CodeOf(err), "%v", err)
+				}
+				for range 2 {
+					no, err := bus.Execute(w.Context(), caller, charge{}, bus.WithIdempotencyKey("k"))
+					require.NoError(w, err)
+					require.Equal(w, receiptNo{3}, no)
+				}
+			})
+		})
+	}
+}
+
+func TestIdempotencyKeyOfAnotherCommandConflicts(t *testing.T) {
+	idempotent(t, func(w *world, server, caller *bus.Bus) {
+		runs := newCharger().serve(w, server)
+		release := make(chan struct{})
+		runs.then(func(_ context.Context, run int) error {
+			if run == 1 {
+				<-release
+			}
+			return nil
+		})
+		first := newRecord[error]()
+		go func() {
+			_, err := bus.Execute(w.Context(), caller, charge{Cents: 1}, bus.WithIdempotencyKey("k"))
+			first.add(err)
+		}()
+		runs.wait(w, 1)
+		conflict := func(when string) {
+			_, err := bus.Execute(w.Context(), caller, charge{Cents: 2}, bus.WithIdempotencyKey("k"))
+			require.ErrorIs(w, err, bus.ErrIdempotencyConflict, when)
+			require.Equal(w, bus.CodeConflict, bus.CodeOf(err))
+			var e *bus.Error
+			require.ErrorAs(w, err, &e)
+			require.Zero(w, e.Attempts)
+			require.Equal(w, "card.charge", e.Name)
+			require.Equal(w, "execute", e.Op)
+		}
+		conflict("while it runs")
+		close(release)
+		require.NoError(w, first.wait(w, 1)[0])
+		conflict("after its success")
+		settle(testWindow + time.Second)
+		no, err := bus.Execute(w.Context(), caller, charge{Cents: 2}, bus.WithIdempotencyKey("k"))
+		require.NoError(w, err, "the window has passed")
+		require.Equal(w, receiptNo{2}, no)
+	})
+}
+
+// Whoever asks while it runs waits for that run, without a slot of the handler, and
+// has its result or its error.
+func TestIdempotentCallsAttachToTheRun(t *testing.T) {
+	for what, failure := range map[string]error{"success": nil, "failure": errOops} {
+		t.Run(what, func(t *testing.T) {
+			everywhere(t, func(w *world) {
+				servers := []*bus.Bus{w.bus(bus.Config{}), w.bus(bus.Config{})}
+				caller := w.bus(bus.Config{Service: "caller"})
+				release := make(chan struct{})
+				runs := newCharger()
+				runs.then(func(context.Context, int) error { <-release; return failure })
+				for _, s := range servers {
+					runs.serve(w, s, bus.WithConcurrency(3))
+				}
+				results := newRecord[string]()
+				execute := func(b *bus.Bus, key string) {
+					no, err := bus.Execute(w.Context(), b, charge{}, bus.WithIdempotencyKey(key))
+					results.add(fmt.Sprint(no.No, " ", bus.CodeOf(err)))
+				}
+				go execute(caller, "k")
+				runs.wait(w, 1)
+				for _, b := range []*bus.Bus{servers[0], servers[1], caller} {
+					for range 7 {
+						go execute(b, "k")
+					}
+				}
+				settle(10 * time.Second) // longer than Execute waits for a reply
+				require.Len(w, runs.all(), 1)
+				require.Empty(w, results.all())
+				began := time.Now()
+				free := newRecord[error]()
+				go func() {
+					_, err := bus.Execute(w.Context(), caller, charge{}, bus.WithTimeout(time.Second))
+					free.add(err)
+				}()
+				runs.wait(w, 2) // there are slots
+				close(release)
+				all := results.wait(w, 22)
+				require.Less(w, time.Since(began), 2*time.Second)
+				for _, r := range all {
+					require.Equal(w, map[bool]string{true: "1 ", false: "0 failed"}[failure == nil], r)
+				}
+				require.Len(w, runs.all(), 2)
+			})
+		})
+	}
+}
+
+// One who waits for a run of another is not kept for longer than he wants.
+func TestIdempotentCallWaitsWithinItsDeadline(t *testing.T) {
+	idempotent(t, func(w *world, server, caller *bus.Bus) {
+		release := make(chan struct{})
+		defer close(release)
+		runs := newCharger().serve(w, server)
+		runs.then(func(context.Context, int) error { <-release; return nil })
+		go func() { _, _ = bus.Execute(w.Context(), caller, charge{}, bus.WithIdempotencyKey("k")) }()
+		runs.wait(w, 1)
+		began := time.Now()
+		_, err := bus.Execute(w.Context(), caller, charge{}, bus.WithIdempotencyKey("k"), bus.WithTimeout(3*time.Second))
+		require.Equal(w, bus.CodeTimeout, bus.CodeOf(err), "%v", err)
+		require.Equal(w, 3*time.Second, time.Since(began))
+		ctx, cancel := context.WithCancel(w.Context())
+		time.AfterFunc(time.Second, cancel)
+		_, err = bus.Execute(ctx, caller, charge{}, bus.WithIdempotencyKey("k"))
+		require.Equal(w, bus.CodeCancelled, bus.CodeOf(err), "%v", err)
+		require.Equal(w, 4*time.Second, time.Since(began))
+	})
+}
+
+// With a store that cannot be reached nothing runs, and Execute asks until it can.
+func TestIdempotentCommandNeedsTheStore(t *testing.T) {
+	everywhere(t, func(w *world) {
+		server, tr := w.process("svc")
+		caller := w.bus(bus.Config{Service: "caller"})
+		runs := newCharger().serve(w, server)
+		for _, b := range []*bus.Bus{server, caller} {
+			for _, op := range []string{"create", "get"} {
+				if op == "get" {
+					runs.then(func(context.Context, int) error { return errOops })
+					_, err := bus.Execute(w.Context(), b, charge{}, bus.WithIdempotencyKey("get"))
+					require.Equal(w, bus.CodeFailed, bus.CodeOf(err))
+					runs.then(nil)
+				}
+				before := len(runs.all())
+				tr.set(func(_ context.Context, o, what string) error {
+					if o == op && strings.HasPrefix(what, "idem.") {
+						return fmt.Errorf("driver: %w", transport.ErrUnavailable)
+					}
+					return nil
+				})
+				began := time.Now()
+				_, err := bus.Execute(w.Context(), b, charge{}, bus.WithIdempotencyKey(op), bus.WithTimeout(time.Minute))
+				require.Equal(w, bus.CodeUnavailable, bus.CodeOf(err), "%v", err)
+				var e *bus.Error
+				require.ErrorAs(w, err, &e)
+				require.Zero(w, e.Attempts)
+				require.Len(w, runs.all(), before)
+				if b == caller {
+					require.Equal(w, time.Minute, time.Since(began))
+				}
+				tr.set(nil)
+			}
+		}
+		tr.set(times(5, failingStore("idem.", transport.ErrUnavailable)))
+		_, err := bus.Execute(w.Context(), caller, charge{}, bus.WithIdempotencyKey("later"))
+		require.NoError(w, err)
+	})
+}
+
+// A reply that is lost is asked for again, and the command does not run again.
+func TestIdempotentCommandWhoseReplyIsLost(t *testing.T) {
+	for what, lose := range map[string]func(ctx context.Context) error{
+		"the driver says so": func(context.Context) error { return transport.ErrUnknown },
+		"nobody says so":     func(ctx context.Context) error { <-ctx.Done(); return ctx.Err() },
+	} {
+		t.Run(what, func(t *testing.T) {
+			everywhere(t, func(w *world) {
+				runs := newCharger().serve(w, w.bus(bus.Config{}))
+				caller, tr := w.process("caller")
+				losing := func() {
+					var lost atomic.Int64
+					tr.setAfter(func(ctx context.Context, op, _ string) error {
+						if op == "request" && lost.Add(1) <= 2 {
+							return lose(ctx)
+						}
+						return nil
+					})
+				}
+				losing()
+				_, err := bus.Execute(w.Context(), caller, charge{}, bus.WithTimeout(time.Minute))
+				require.Contains(w, []bus.Code{bus.CodeUnknown, bus.CodeTimeout}, bus.CodeOf(err), "without a key it is not sent again")
+				for i, opt := range []bus.ExecuteOption{bus.WithIdempotencyKey("k"), bus.WithIdempotency()} {
+					losing()
+					var r bus.Receipt
+					began := time.Now()
+					no, err := bus.Execute(w.Context(), caller, charge{}, opt, bus.WithReceipt(&r))
+					require.NoError(w, err)
+					require.Equal(w, receiptNo{i + 2}, no)
+					require.True(w, r.Repeated)
+					require.Less(w, time.Since(began), 20*time.Second)
+				}
+				require.Len(w, runs.all(), 3)
+			})
+		})
+	}
+}
+
+// A failure that its caller has been told, or that was lost on the way, does not run
+// the command again for what else that Execute has asked.
+func TestIdempotentFailureIsNotRunAgainByItsOwnCall(t *testing.T) {
+	everywhere(t, func(w *world) {
+		runs := newCharger().serve(w, w.bus(bus.Config{}))
+		runs.then(func(context.Context, int) error { settle(7 * time.Second); return errOops })
+		caller, tr := w.process("caller")
+		tr.setAfter(times(1, failing("request", transport.ErrUnknown)))
+		_, err := bus.Execute(w.Context(), caller, charge{}, bus.WithIdempotencyKey("k"), bus.WithTimeout(5*time.Minute))
+		require.Equal(w, bus.CodeFailed, bus.CodeOf(err), "%v", err)
+		require.ErrorContains(w, err, errOops.Error())
+		settle(time.Minute)
+		require.Len(w, runs.all(), 1)
+		_, err = bus.Execute(w.Context(), caller, charge{}, bus.WithIdempotencyKey("k"))
+		require.Equal(w, bus.CodeFailed, bus.CodeOf(err))
+		require.Len(w, runs.all(), 2, "another Execute does")
+	})
+}
+
+// When the process that runs it dies, another takes over once its claim has ended.
+func TestIdempotentCommandSurvivesItsProcess(t *testing.T) {
+	everywhere(t, func(w *world) {
+		first, tr := w.process("svc")
+		died := newCharger().serve(w, first)
+		died.then(func(ctx context.Context, _ int) error { <-ctx.Done(); return ctx.Err() })
+		caller := w.bus(bus.Config{Service: "caller"})
+		result := newRecord[string]()
+		go func() {
+			no, err := bus.Execute(w.Context(), caller, charge{}, bus.WithIdempotencyKey("k"))
+			result.add(fmt.Sprint(no, err))
+		}()
+		died.wait(w, 1)
+		settle(4 * time.Second) // it has been renewed once
+		tr.kill()
+		killed := time.Now()
+		other := newCharger().serve(w, w.bus(bus.Config{}))
+		require.Equal(w, "{1} <nil>", result.wait(w, 1)[0])
+		require.Greater(w, time.Since(killed), 10*time.Second, "the claim holds")
+		require.Less(w, time.Since(killed), 16*time.Second)
+		require.Len(w, died.all(), 1)
+		require.Len(w, other.all(), 1)
+	})
+}
+
+// A run that cannot renew its claim is cancelled before another begins, and does not
+// overwrite what that comes to.
+func TestIdempotentRunThatLosesItsClaim(t *testing.T) {
+	for _, ignores := range []bool{false, true} {
+		t.Run(fmt.Sprintf("ignores its context %v", ignores), func(t *testing.T) {
+			everywhere(t, func(w *world) {
+				first, tr := w.process("svc")
+				causes := newRecord[error]()
+				times := newRecord[time.Time]()
+				slow := newCharger().serve(w, first)
+				slow.then(func(ctx context.Context, _ int) error {
+					<-ctx.Done()
+					times.add(time.Now())
+					causes.add(context.Cause(ctx))
+					if ignores {
+						settle(10 * time.Second)
+						return nil // a success that comes too late
+					}
+					return ctx.Err()
+				})
+				caller := w.bus(bus.Config{Service: "caller"})
+				results := newRecord[string]()
+				execute := func() {
+					no, err := bus.Execute(w.Context(), caller, charge{}, bus.WithIdempotencyKey("k"), bus.WithTimeout(time.Minute))
+					results.add(fmt.Sprint(no, err))
+				}
+				go execute()
+				slow.wait(w, 1)
+				tr.set(func(_ context.Context, op, what string) error {
+					if (op == "update" || op == "create") && strings.HasPrefix(what, "idem.") {
+						return transport.ErrUnavailable
+					}
+					return nil
+				})
+				second := newCharger()
+				second.then(func(context.Context, int) error { times.add(time.Now()); settle(5 * time.Second); return nil })
+				second.add("so that results differ")
+				second.serve(w, w.bus(bus.Config{}))
+				go execute()
+				require.ErrorIs(w, causes.wait(w, 1)[0], bus.ErrLeaseLost)
+				second.wait(w, 2)
+				tr.set(nil)
+				require.True(w, times.all()[1].After(times.all()[0]))
+				require.Equal(w, []string{"{2} <nil>", "{2} <nil>"}, results.wait(w, 2))
+				settle(time.Minute)
+				go execute()
+				require.Equal(w, "{2} <nil>", results.wait(w, 3)[2])
+				require.Len(w, slow.all(), 1)
+				require.Len(w, second.all(), 2)
+			})
+		})
+	}
+}
+
+// A success that cannot be recorded is not told: the claim ends, and it runs again.
+func TestIdempotentSuccessThatIsNotRecorded(t *testing.T) {
+	everywhere(t, func(w *world) {
+		server, tr := w.process("svc")
+		runs := newCharger().serve(w, server)
+		caller := w.bus(bus.Config{Service: "caller"})
+		broken := func(_ context.Context, op, what string) error {
+			if op == "update" && strings.HasPrefix(what, "idem.") {
+				return transport.ErrUnavailable
+			}
+			return nil
+		}
+		tr.set(broken)
+		_, err := bus.Execute(w.Context(), caller, charge{}, bus.WithIdempotencyKey("k"), bus.WithTimeout(3*time.Second))
+		require.Equal(w, bus.CodeTimeout, bus.CodeOf(err), "the outcome is unknown: %v", err)
+		tr.set(nil)
+		no, err := bus.Execute(w.Context(), caller, charge{}, bus.WithIdempotencyKey("k"))
+		require.NoError(w, err)
+		require.Equal(w, receiptNo{2}, no, "the window that is documented")
+
+		// One whose answer is lost was recorded.
+		tr.setAfter(times(1, broken))
+		no, err = bus.Execute(w.Context(), caller, charge{}, bus.WithIdempotencyKey("lost"))
+		require.NoError(w, err)
+		require.Equal(w, receiptNo{3}, no)
+		require.Len(w, runs.all(), 3)
+	})
+}
+
+// bulk is a command with a large result, or one that cannot be encoded.
+type bulk struct {
+	bus.Command[any]
+	Size int
+}
+
+func (bulk) MessageName() string { return "bulk" }
+
+func TestIdempotentResultThatCannotBeKept(t *testing.T) {
+	idempotent(t, func(w *world, server, caller *bus.Bus) {
+		runs := newRecord[int]()
+		require.NoError(w, bus.Handle(w.Context(), server, func(_ context.Context, c bulk) (any, error) {
+			runs.add(c.Size)
+			if c.Size == 0 {
+				return func() {}, nil
+			}
+			return strings.Repeat("x", c.Size), nil
+		}))
+		v, err := bus.Execute(w.Context(), caller, bulk{Size: 1 << 17}, bus.WithIdempotencyKey("large"))
+		require.NoError(w, err)
+		require.Len(w, v, 1<<17)
+		_, err = bus.Execute(w.Context(), caller, bulk{}, bus.WithIdempotencyKey("func"))
+		if !w.inProcess {
+			require.Equal(w, bus.CodeFailed, bus.CodeOf(err))
+		} else {
+			require.NoError(w, err)
+		}
+		for key, size := range map[string]int{"large": 1 << 17, "func": 0} {
+			_, err := bus.Execute(w.Context(), caller, bulk{Size: size}, bus.WithIdempotencyKey(key))
+			require.ErrorIs(w, err, bus.ErrResultNotKept)
+			require.Equal(w, bus.CodeFailed, bus.CodeOf(err))
+		}
+		for range 2 { // one that fits
+			v, err := bus.Execute(w.Context(), caller, bulk{Size: 1000}, bus.WithIdempotencyKey("small"))
+			require.NoError(w, err)
+			require.Len(w, v, 1000)
+		}
+		require.Len(w, runs.all(), 3)
+	})
+}
+
+// A middleware that refuses a command frees the key: nothing ran.
+func TestIdempotentCommandThatIsRefused(t *testing.T) {
+	everywhere(t, func(w *world) {
+		refuse := true
+		limit := func(next bus.Func) bus.Func {
+			return func(ctx context.Context, m *bus.Message) (any, error) {
+				if m.IdempotencyKey != "k" {
+					return nil, errors.New("no key")
+				}
+				if refuse {
+					refuse = false
+					return nil, &bus.Error{Code: bus.CodeBusy, Message: "not now"}
+				}
+				return next(ctx, m)
+			}
+		}
+		runs := newCharger().serve(w, w.bus(bus.Config{}), bus.WithMiddleware(limit))
+		no, err := bus.Execute(w.Context(), w.bus(bus.Config{Service: "caller"}), charge{}, bus.WithIdempotencyKey("k"))
+		require.NoError(w, err, "Execute asks again")
+		require.Equal(w, receiptNo{1}, no)
+		require.Len(w, runs.all(), 1)
+	})
+}
+
+// A handler that closes sends those away who wait there for another's run.
+func TestCloseWhileCallsWaitForARun(t *testing.T) {
+	everywhere(t, func(w *world) {
+		running, closing := w.bus(bus.Config{}), w.bus(bus.Config{})
+		release := make(chan struct{})
+		runs := newCharger().serve(w, running)
+		runs.then(func(context.Context, int) error { <-release; return nil })
+		caller := w.bus(bus.Config{Service: "caller"})
+		results := newRecord[string]()
+		execute := func() {
+			no, err := bus.Execute(w.Context(), caller, charge{}, bus.WithIdempotencyKey("k"), bus.WithTimeout(time.Minute))
+			results.add(fmt.Sprint(no, err))
+		}
+		go execute()
+		runs.wait(w, 1)
+		runs.serve(w, closing)
+		for range 20 {
+			go execute()
+		}
+		settle(time.Second)
+		began := time.Now()
+		require.NoError(w, closing.Close(w.Context()))
+		require.Less(w, time.Since(began), time.Second)
+		settle(10 * time.Second)
+		close(release)
+		for _, r := range results.wait(w, 21) {
+			require.Equal(w, "{1} <nil>", r)
+		}
+		require.Len(w, runs.all(), 1)
+	})
+}
+
+func TestIdempotencyKeyRules(t *testing.T) {
+	everywhere(t, func(w *world) {
+		b := w.bus(bus.Config{})
+		newCharger().serve(w, b)
+		for _, key := range []string{"", strings.Repeat("x", 129), "a\nb", " a", "\xff"} {
+			_, err := bus.Execute(w.Context(), b, charge{}, bus.WithIdempotencyKey(key))
+			require.Equal(w, bus.CodeInvalid, bus.CodeOf(err), "%q", key)
+		}
+		for _, key := range []string{"order/17: ünï <&> %", strings.Repeat("x", 128)} {
+			_, err := bus.Execute(w.Context(), b, charge{}, bus.WithIdempotencyKey(key))
+			require.NoError(w, err)
+		}
+		for _, d := range []time.Duration{-1, time.Millisecond, 366 * 24 * time.Hour} {
+			require.ErrorContains(w, bus.Config{IdempotencyWindow: d}.Validate(), "IdempotencyWindow")
+		}
+	})
+}
