@@ -32,11 +32,14 @@ type Bus struct {
 	journal  *journal // nil without Config.Journal
 	tallies  tallies
 	slow     *slowWatch
+	breakers *breakers
 
 	send Func // the sending chain down to the transport
 	// inProcess: the transport keeps values in this process. short: besides,
 	// no sending middleware has to see a command.
 	inProcess, short bool
+	// guards: commands may have circuit breakers.
+	guards bool
 
 	closed   atomic.Bool   // no new calls from outside handlers
 	closeErr error         // set before done is closed
@@ -85,6 +88,8 @@ func New(tr transport.Transport, cfg Config) (*Bus, error) {
 	b.root = newScope(b, context.Background(), nil)
 	b.sessions = newSessions(b)
 	b.reaper = newReaper(b)
+	b.breakers = newBreakers(b)
+	b.guards = cfg.CommandBreaker != nil || len(cfg.CommandBreakers) > 0
 	b.log.Info("bus started")
 	return b, nil
 }
@@ -141,6 +146,7 @@ func (b *Bus) Close(ctx context.Context) error {
 	var err error
 	for _, last := range []func(context.Context){
 		b.teller.close,
+		b.breakers.announcer.close,
 		b.reaper.close,
 		b.idem.close,
 		b.lease.close,

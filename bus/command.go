@@ -61,6 +61,15 @@ func HandleNone[C Returning[None]](ctx context.Context, s Scope, fn func(context
 // CodeCancelled and CodeUnknown mean that the handler may have run. With
 // WithIdempotencyKey the command can be sent again all the same.
 //
+// With Config.CommandBreaker, or one for this command, CodeOpen comes at once while
+// its circuit breaker is open in this process: nothing ran, and Error.RetryIn tells
+// for how long. What counts as a failure is that of a handler (CodeFailed without a
+// registered error, CodePanic) and no answer in time (CodeBusy, CodeUnavailable,
+// CodeTimeout, CodeUnknown). A registered error, and a code of the handler's own, is
+// an answer. Everything else, such as what the caller did wrong (CodeInvalid,
+// CodeCancelled) or CodeNoHandler, counts neither way. Half-open, it lets one command
+// through at a time.
+//
 // CodeNoHandler comes at once, within tens of milliseconds, whatever the
 // deadline: a caller that starts before any handler does gets it, and asks again
 // itself if it wants to wait. What the handler's own calls of the bus return is
@@ -152,8 +161,10 @@ func runDirect[C, R any](ctx context.Context, s *scope, h *commandHandler, fn fu
 	var r R
 	err := checkDirect(h, c)
 	if !s.bus.observed() {
-		if err == nil {
+		if err == nil && !s.bus.guards {
 			r, err = callDirect(ctx, s.newDirectCall(ctx, h), h, fn, c)
+		} else if err == nil {
+			r, err = callGuarded(ctx, s.newDirectCall(ctx, h), h, fn, c)
 		}
 		h.info.sends.count(err)
 		return r, err
@@ -164,7 +175,7 @@ func runDirect[C, R any](ctx context.Context, s *scope, h *commandHandler, fn fu
 		k := s.newDirectCall(ctx, h)
 		m.ID, m.CorrelationID = k.id(), k.correlationID()
 		m.Session, m.CausationID = k.envelope().Session, k.envelope().CausationID
-		r, err = callDirect(ctx, k, h, fn, c)
+		r, err = callGuarded(ctx, k, h, fn, c)
 	}
 	h.info.sends.count(err)
 	s.bus.observeSent(KindCommand, m, c, began, err)

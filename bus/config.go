@@ -59,6 +59,18 @@ type Config struct {
 	// Retry. A handler's own, of WithRetry, comes before them. Default: none.
 	Retries map[string]resilience.Retry
 
+	// CommandBreaker makes Execute fail at once, with CodeOpen, while a command's
+	// handlers fail: see Execute. Each command has a circuit breaker of its own in
+	// this process. CommandBreakers replaces it for single commands, by wire name:
+	// one with resilience.NeverOpens has none. Default: none, because how many
+	// failures a command may have in a minute depends on how often it is sent.
+	CommandBreaker  *resilience.Breaker
+	CommandBreakers map[string]resilience.Breaker
+	// OnBreaker is told of each change of a circuit breaker of this process, in
+	// order and one at a time, on a goroutine that waits for it. One that panics is
+	// logged. BreakerChanged, the event, tells everybody.
+	OnBreaker func(BreakerChanged)
+
 	// ExecuteTimeout bounds an Execute whose ctx has no deadline. Default 30 s.
 	// Where Execute runs the handler itself (see there) it bounds the handler's
 	// ctx only.
@@ -189,6 +201,7 @@ func (c Config) Validate() error {
 			bad("Config.Retries[%q]: %w", name, err)
 		}
 	}
+	c.checkBreakers(bad)
 	for _, d := range []struct {
 		name string
 		v    time.Duration

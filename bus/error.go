@@ -25,6 +25,9 @@ const (
 	// CodeUnavailable: the broker or the session's owner cannot be reached.
 	// Nothing ran, or nothing was stored.
 	CodeUnavailable Code = "unavailable"
+	// CodeOpen: the command's circuit breaker is open in this process, because its
+	// handlers failed too often. Nothing ran; Error.RetryIn tells when it may pass.
+	CodeOpen Code = "circuit_open"
 	// CodeTimeout: the deadline passed. The outcome is unknown, unless the
 	// error says that nothing ran.
 	CodeTimeout Code = "timeout"
@@ -112,8 +115,15 @@ type Error struct {
 	Details map[string]string
 	// Attempts is how often a handler ran, 0 if none did.
 	Attempts int
+	// RetryIn, with CodeOpen, is how long the circuit breaker stays open; 0 if it is
+	// half-open, and waits for what another command tells. It does not cross the
+	// wire. An event handler that returns the error runs again after that time (see
+	// RetryAfter).
+	RetryIn time.Duration
 
 	cause error
+	// permanent: the command's handler has said that no retry will mend it.
+	permanent bool
 }
 
 // Error returns operation, name and message.
@@ -174,7 +184,8 @@ func (e *permanentError) Unwrap() error { return e.err }
 
 // Permanent marks an event handler's error as one that no retry will mend: the
 // event becomes a dead letter at once. Permanent(nil) is nil. On a command it
-// changes nothing: commands are not retried.
+// changes nothing, except that the failure does not count for a circuit breaker: commands
+// are not retried.
 func Permanent(err error) error {
 	if err == nil {
 		return nil

@@ -90,7 +90,7 @@ func (s *scope) executeTyped(ctx context.Context, m *transport.Message, info *ty
 		o.key = m.ID
 	}
 	began := time.Now()
-	v, err := b.sendChain(ctx, m, outgoing{message: m, scope: s, result: decode, receipt: o.receipt, key: o.key})
+	v, err := b.sendChain(ctx, m, outgoing{message: m, scope: s, result: decode, receipt: o.receipt, key: o.key, guard: b.guardOf(info)})
 	if err != nil {
 		return nil, fromChain(op, info.name, m.ID, err)
 	}
@@ -184,7 +184,8 @@ func (b *Bus) dispatch(ctx context.Context, m *Message) (any, error) {
 	return nil, b.store(ctx, out.message, out.to, out.seen)
 }
 
-func (b *Bus) sendCommand(ctx context.Context, out *outgoing) (any, error) {
+// deliver takes a command to its handler, here or over the transport.
+func (b *Bus) deliver(ctx context.Context, out *outgoing) (any, error) {
 	m := out.message
 	ask := b.request
 	if out.key != "" {

@@ -66,6 +66,7 @@ type outgoing struct {
 	result  func(reply) (any, error) // execute: decodes the result
 	receipt *Receipt                 // execute: filled on success
 	key     string                   // execute: of idempotency
+	guard   *guard                   // execute: the command's circuit, nil for none
 	seen    *passage                 // publish: for observers
 }
 

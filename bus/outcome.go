@@ -56,7 +56,7 @@ func (k *call) expired() bool {
 func (c Code) handlers() bool {
 	switch c {
 	case CodeNoHandler, CodeBusy, CodeUnavailable, CodeTimeout, CodeCancelled,
-		CodeUnknown, CodeBacklog, CodeClosed:
+		CodeUnknown, CodeBacklog, CodeClosed, CodeOpen:
 		return false
 	default:
 		return checkName(string(c)) == nil

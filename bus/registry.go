@@ -16,6 +16,8 @@ type typeInfo struct {
 	command   bool // defined, or has a Returns method: Publish and Subscribe refuse it
 	validates bool // it or its pointer has Validate
 	sends     sendTally
+
+	guard atomic.Pointer[guard] // of a command, from its first use
 }
 
 // registry maps Go types to wire names. Reads take no lock.

@@ -31,6 +31,8 @@ type Stats struct {
 	Sessions []SessionStats `json:"sessions,omitempty"`
 	// OpenSessions is how many sessions are open here.
 	OpenSessions int `json:"open_sessions"`
+	// Breakers are the circuit breakers of this process, as Bus.Breakers has them.
+	Breakers []BreakerStats `json:"breakers,omitempty"`
 	// Queue is the queue of PublishAsync.
 	Queue QueueStats `json:"queue"`
 }
@@ -149,7 +151,7 @@ const maxSessionStats = 1000
 // What processes share has calls of its own: DeadLetters.Stats, Bus.Sessions and
 // Bus.Groups.
 func (b *Bus) Stats() Stats {
-	s := Stats{Service: b.cfg.Service, Time: time.Now(), Sends: b.types.sends(), Queue: b.sender.q.stats()}
+	s := Stats{Service: b.cfg.Service, Time: time.Now(), Sends: b.types.sends(), Breakers: b.Breakers(), Queue: b.sender.q.stats()}
 	sums := map[*tally]*HandlerStats{}
 	for key, t := range b.tallies.snapshot() {
 		h := key.stats()

@@ -44,6 +44,7 @@ type lastFailure struct {
 var codes = [...]Code{
 	CodeInvalid, CodeNoHandler, CodeBusy, CodeUnavailable, CodeTimeout, CodeCancelled, CodeUnknown,
 	CodeFailed, CodePanic, CodeTooLarge, CodeBacklog, CodeConflict, CodeNotFound, CodePermission, CodeClosed,
+	CodeOpen,
 	codeOther,
 }
 

@@ -13,6 +13,8 @@ type wireError struct {
 	Wire     string            `json:"error,omitempty"`
 	Details  map[string]string `json:"details,omitempty"`
 	Attempts int               `json:"attempts,omitempty"`
+	// Permanent: no retry will mend it, and it says nothing of the handler's health.
+	Permanent bool `json:"permanent,omitempty"`
 }
 
 // The errors of the bus that errors.Is finds on the caller's side, by the names that
@@ -40,7 +42,7 @@ func (b *Bus) toWire(err error, attempts int) wireError {
 	if r, ok := err.(*repeatedError); ok {
 		return r.w
 	}
-	w := wireError{Code: CodeOf(err), Message: err.Error(), Attempts: attempts}
+	w := wireError{Code: CodeOf(err), Message: err.Error(), Attempts: attempts, Permanent: IsPermanent(err)}
 	if refused(err) {
 		w.Attempts = 0
 	}
@@ -95,7 +97,7 @@ func (e *Error) text() string {
 func (b *Bus) fromWire(name, id string, w wireError) error {
 	e := &Error{
 		Code: w.Code, Op: "execute", Name: name, ID: id, Message: w.Message,
-		Wire: w.Wire, Details: maps.Clone(w.Details), Attempts: w.Attempts,
+		Wire: w.Wire, Details: maps.Clone(w.Details), Attempts: w.Attempts, permanent: w.Permanent,
 	}
 	if e.Code == "" {
 		e.Code = CodeFailed
