@@ -66,6 +66,9 @@ type Config struct {
 	// failures a command may have in a minute depends on how often it is sent.
 	CommandBreaker  *resilience.Breaker
 	CommandBreakers map[string]resilience.Breaker
+	// EventBreaker makes each durable group pause an event in this process while
+	// its handlers fail: see WithBreaker, which replaces it. Default: none.
+	EventBreaker *resilience.Breaker
 	// OnBreaker is told of each change of a circuit breaker of this process, in
 	// order and one at a time, on a goroutine that waits for it. One that panics is
 	// logged. BreakerChanged, the event, tells everybody.

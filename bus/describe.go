@@ -7,6 +7,7 @@ import (
 	"reflect"
 	"slices"
 
+	"github.com/jitney-bus/jitney/resilience"
 	"github.com/jitney-bus/jitney/transport"
 )
 
@@ -24,6 +25,8 @@ type Description struct {
 	ReceiveFilter string `json:"receive_filter,omitempty"`
 	// Retry is Config.Retry in words.
 	Retry string `json:"retry"`
+	// CommandBreaker is Config.CommandBreaker in words, "" for none.
+	CommandBreaker string `json:"command_breaker,omitempty"`
 	// Handlers are sorted by kind, name, group, priority (highest first, as they
 	// run), handler and session.
 	Handlers []HandlerDescription `json:"handlers"`
@@ -48,10 +51,11 @@ type HandlerDescription struct {
 	// handler handles at once in this process.
 	Priority    int `json:"priority"`
 	Concurrency int `json:"concurrency"`
-	// Retry is a listener's retry policy in words, and Batch what bounds the batches
-	// of SubscribeBatch.
-	Retry string `json:"retry,omitempty"`
-	Batch string `json:"batch,omitempty"`
+	// Retry is a listener's retry policy in words, Breaker the circuit breaker of its
+	// group, and Batch what bounds the batches of SubscribeBatch.
+	Retry   string `json:"retry,omitempty"`
+	Breaker string `json:"breaker,omitempty"`
+	Batch   string `json:"batch,omitempty"`
 	// Filters names the listener's own filters, which come after ReceiveFilter.
 	Filters []string `json:"filters,omitempty"`
 	// Chain is the receiving middleware, outermost first: that of Config.Receiving
@@ -80,6 +84,9 @@ func (b *Bus) Describe() Description {
 	d := Description{
 		Service: b.cfg.Service, Sending: name.middleware(b.cfg.Sending),
 		Retry: b.cfg.Retry.String(), Handlers: []HandlerDescription{},
+	}
+	if b.cfg.CommandBreaker != nil {
+		d.CommandBreaker = b.cfg.CommandBreaker.String()
 	}
 	if f := b.cfg.PublishFilter; !f.isZero() {
 		d.PublishFilter = name.filter(f)
@@ -143,6 +150,7 @@ type registered struct {
 	goType     reflect.Type
 	middleware []Middleware // its own
 	filters    []Filter     // its own
+	breaker    *resilience.Breaker
 }
 
 func (l *listener) describe(s *scope, name *funcNames) HandlerDescription {
@@ -155,6 +163,9 @@ func (l *listener) describe(s *scope, name *funcNames) HandlerDescription {
 	}
 	for _, f := range l.reg.filters {
 		d.Filters = append(d.Filters, name.filter(f))
+	}
+	if l.reg.breaker != nil {
+		d.Breaker = l.reg.breaker.String()
 	}
 	if l.batch != nil {
 		d.Type = "[]" + d.Type

@@ -15,7 +15,7 @@ func TestDescriptionTable(t *testing.T) {
 	const policy = "3 retries after 100ms, doubling up to 10s, full jitter"
 	long := strings.Repeat("a_long_part.", 6) + "name"
 	d := bus.Description{
-		Service: "accounts", Sending: []string{"middleware.RequireSession", "main.tenant"}, Retry: policy,
+		Service: "accounts", CommandBreaker: "opens at 5 failures in 1m for 1m, closes after 3 successes", Sending: []string{"middleware.RequireSession", "main.tenant"}, Retry: policy,
 		PublishFilter: "names(order.placed)", ReceiveFilter: "not(sessions(a))",
 		Handlers: []bus.HandlerDescription{
 			{Kind: bus.KindCommand, Name: "user.create", Type: "main.CreateUser", Handler: "accounts", Concurrency: 64,
@@ -23,7 +23,7 @@ func TestDescriptionTable(t *testing.T) {
 				Places: []string{"jitney.cmd._.user.create"}},
 			{Kind: bus.KindCommand, Name: "user.purge", Type: "main.Purge", Concurrency: 1},
 			{Kind: bus.KindEvent, Name: "user.created", Type: "main.UserCreated", Group: "mailer", Handler: "default",
-				Priority: 1000, Concurrency: 10000, Retry: policy, Filters: []string{"sample(0.1)", "headers(Tenant)"},
+				Priority: 1000, Concurrency: 10000, Retry: policy, Breaker: "opens at 1 failure in 1m for 1m, closes after 3 successes", Filters: []string{"sample(0.1)", "headers(Tenant)"},
 				Places: []string{"jitney.evt.*.user.created", "jitney.retry.mailer.user.created"}},
 			{Kind: bus.KindEvent, Name: long, Type: "[]main.Long", Group: strings.Repeat("g", 64), Handler: strings.Repeat("h", 64),
 				Priority: 50, Concurrency: 1, Retry: "no retries", Batch: "up to 100 events or 1 MiB, or after 100ms",
@@ -38,6 +38,7 @@ sending    middleware.RequireSession > main.tenant
 publish    names(order.placed)
 receive    not(sessions(a))
 retry      3 retries after 100ms, doubling up to 10s, full jitter
+breaker    opens at 5 failures in 1m for 1m, closes after 3 successes
 
 KIND     NAME                GROUP               HANDLER             PRIO  CONC
 command  user.create         -                   accounts            -     64
@@ -48,6 +49,7 @@ command  user.purge          -                   -                   -     1
   type     main.Purge
 event    user.created        mailer              default             1000  10000
   type     main.UserCreated
+  breaker  opens at 1 failure in 1m for 1m, closes after 3 successes
   filter   sample(0.1) and headers(Tenant)
   at       jitney.evt.*.user.created, jitney.retry.mailer.user.created
 event    a_long_part.a_lon…  ggggggggggggggggg…  hhhhhhhhhhhhhhhhh…  50    1

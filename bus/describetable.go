@@ -23,6 +23,7 @@ func (d Description) String() string {
 		{"publish", d.PublishFilter},
 		{"receive", d.ReceiveFilter},
 		{"retry", d.Retry},
+		{"breaker", d.CommandBreaker},
 	})
 	if len(d.Handlers) == 0 {
 		return out.String() + "handlers   none\n"
@@ -77,6 +78,7 @@ func (h HandlerDescription) details(retry string) [][2]string {
 		{"  type", h.Type},
 		{"  batch", h.Batch},
 		{"  retry", retry},
+		{"  breaker", h.Breaker},
 		{"  filter", strings.Join(h.Filters, " and ")},
 		{"  chain", strings.Join(chain, " > ")},
 		{"  at", strings.Join(h.Places, ", ")},

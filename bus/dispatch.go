@@ -97,7 +97,8 @@ func (f *flight) exec(run *run) {
 
 // enter takes a slot of l, and reports whether it had to wait for one. It takes
 // none of a listener that is closed. A reader that closes lets nothing wait for
-// its turn and starts nothing new; what another listener has begun goes on.
+// its turn and starts nothing new, nor does one whose circuit has opened; what
+// another listener has begun goes on.
 func (f *flight) enter(l *listener) (waited, entered bool) {
 	select {
 	case l.slots <- struct{}{}:
@@ -111,7 +112,7 @@ func (f *flight) enter(l *listener) (waited, entered bool) {
 			return waited, false
 		}
 	}
-	if l.isGone() || f.r.isStopping() && !f.hasBegun() {
+	if l.isGone() || (f.r.isStopping() || f.isBarred()) && !f.hasBegun() {
 		l.leave()
 		return waited, false
 	}

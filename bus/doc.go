@@ -107,6 +107,14 @@
 //
 // Each event keeps its own attempts, retries and dead letter.
 //
+// # Circuit breakers
+//
+// With Config.CommandBreaker, Execute fails at once (CodeOpen) while a command's
+// handlers fail. With Config.EventBreaker or [WithBreaker] a group whose handlers
+// fail pauses in this process: its events wait in the log and use up no attempts,
+// until single ones have succeeded. [Bus.Breakers], Config.OnBreaker and the event
+// [BreakerChanged] tell of it.
+//
 // # Types and the wire
 //
 // The result type, the handler's argument and the value sent are checked at

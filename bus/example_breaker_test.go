@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"sync/atomic"
 	"time"
 
 	"github.com/jitney-bus/jitney/bus"
@@ -47,6 +48,51 @@ func ExampleConfig_commandBreaker() {
 	// failed
 	// circuit_open
 	// <nil>
+}
+
+// A group whose handlers fail pauses: its events wait, and use up no attempts.
+func ExampleWithBreaker() {
+	ctx := context.Background()
+	opened, closed := make(chan struct{}), make(chan struct{})
+	b, err := bus.New(memory.New(memory.Config{}), bus.Config{
+		Service: "mailer",
+		OnBreaker: func(c bus.BreakerChanged) {
+			fmt.Println(c.Name, "of", c.Group, "is", c.To)
+			switch c.To {
+			case resilience.BreakerOpen:
+				close(opened)
+			case resilience.BreakerClosed:
+				close(closed)
+			}
+		},
+	})
+	must(err)
+	defer b.Close(ctx)
+
+	var up atomic.Bool
+	_, err = bus.Subscribe(ctx, b, func(context.Context, UserCreated) error {
+		if !up.Load() {
+			return errors.New("the mail server is away")
+		}
+		return nil
+	}, bus.WithBreaker(resilience.Breaker{
+		FailureThreshold: 3, Recovery: 50 * time.Millisecond, SuccessThreshold: 2,
+	}), bus.WithConcurrency(1))
+	must(err)
+	for _, id := range []UserID{"ada", "bob", "eve", "joe", "kim"} {
+		must(bus.Publish(ctx, b, UserCreated{ID: id}))
+	}
+	<-opened
+	up.Store(true)
+	<-closed
+	for _, s := range b.Breakers() {
+		fmt.Println(s.Kind, s.Name, s.Group, s.State, "opened", s.Opened, "time")
+	}
+	// Output:
+	// user.created of mailer is open
+	// user.created of mailer is half-open
+	// user.created of mailer is closed
+	// event user.created mailer closed opened 1 time
 }
 
 // Whoever has to know that something is out of order listens for it.

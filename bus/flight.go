@@ -22,7 +22,6 @@ type flight struct {
 	value     any
 	failed    int       // failed runs before this delivery: those of the copy it came from
 	target    string    // only this listener, and those that wait for it
-	search    int       // how often it was passed on because target was not there
 	began     time.Time // when it was taken
 	runs      []*run    // to do now
 	succeeded bool      // some listener is done with it: it must not run whole again
@@ -30,11 +29,13 @@ type flight struct {
 	spared    bool      // some listener's filters stopped it: it is done with it
 	held      bool      // it has waited in this process: the broker does not know its attempts
 	fresh     bool      // first, below, has not been used
+	pass      *permit   // of the reader's circuit; nil without one, or once it knows the outcome
 	// late says that time has passed since it was taken: it waited for its retry,
 	// or for the listeners of a higher priority.
-	late  bool
-	timer *time.Timer
-	due   time.Time
+	late   bool
+	search uint8 // how often it was passed on because target was not there, up to maxSearch
+	timer  *time.Timer
+	due    time.Time
 
 	// One listener that succeeds is the rule: it needs no allocations beside the
 	// flight.
@@ -71,7 +72,11 @@ type run struct {
 
 // newFlight begins to keep a delivery that was taken.
 func (r *reader) newFlight(d transport.Delivery) *flight {
-	f := &flight{r: r, d: d, m: d.Message(), began: time.Now(), fresh: true}
+	var pass *permit
+	if r.valve != nil {
+		d, pass = r.valve.admit(d)
+	}
+	f := &flight{pass: pass, r: r, d: d, m: d.Message(), began: time.Now(), fresh: true}
 	if r.s.session != nil {
 		r.taken.Add(1)
 	}
@@ -94,7 +99,7 @@ func (r *reader) handle(d transport.Delivery) {
 			f.settle()
 		}
 	}()
-	if !f.surplus() {
+	if !f.turnBack() && !f.surplus() {
 		f.plan()
 		if len(f.runs) == 0 {
 			f.nobody()
@@ -133,7 +138,7 @@ func (f *flight) readHeader() {
 	h := f.m.Header
 	f.target = h.Get(headerHandler)
 	f.failed = count(h.Get(headerAttempt))
-	f.search = count(h.Get(headerSearch))
+	f.search = uint8(min(count(h.Get(headerSearch)), maxSearch))
 	if origin := h.Get(headerOrigin); origin != "" {
 		f.id = origin
 	}

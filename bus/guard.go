@@ -123,7 +123,7 @@ func said(err error) outcome {
 
 // checkBreakers reports what is wrong with the breakers of c.
 func (c Config) checkBreakers(bad func(format string, args ...any)) {
-	for name, b := range map[string]*resilience.Breaker{"CommandBreaker": c.CommandBreaker} {
+	for name, b := range map[string]*resilience.Breaker{"CommandBreaker": c.CommandBreaker, "EventBreaker": c.EventBreaker} {
 		if b == nil {
 			continue
 		}

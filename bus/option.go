@@ -81,6 +81,7 @@ type subscribeOptions struct {
 	retry    *resilience.Retry
 	filters  []Filter
 	batch    *batching // of SubscribeBatch
+	breaker  *resilience.Breaker
 }
 
 func (o *sendOptions) bad(format string, args ...any) {
@@ -331,5 +332,30 @@ func WithRetry(r resilience.Retry) ListenOption {
 			o.bad("retry: %w", err)
 		}
 		o.retry = &r
+	})
+}
+
+// WithBreaker is this group's circuit breaker for the event instead of
+// Config.EventBreaker; the zero Breaker has the defaults, and one that NeverOpens is
+// none. The handlers of a group share one, in each process: give them all the same.
+//
+// When deliveries fail (5 different events within 60 s), the group pauses in this
+// process: what no handler has started goes back to the group, and nothing is
+// fetched, so that no attempts are used up. Other processes of the group go on. After
+// the recovery time one event at a time is handled, until three in a row succeed and
+// everything goes on, or one fails and the pause begins anew; that attempt counts.
+//
+// A delivery fails when one of its handlers does, and a batch when none of its events
+// succeeds. An error that is the event's fault counts neither way: Permanent, what the
+// retry policy calls final, and CodeInvalid. Neither does one of a context that was cancelled. An event that fails
+// again and again counts once.
+//
+// Private and session listeners have none: their events would not wait.
+func WithBreaker(b resilience.Breaker) ListenOption {
+	return listenOption(func(o *subscribeOptions) {
+		if err := b.Validate(); err != nil {
+			o.errs = append(o.errs, err)
+		}
+		o.breaker = &b
 	})
 }

@@ -8,6 +8,7 @@ import (
 	"sync"
 	"sync/atomic"
 
+	"github.com/jitney-bus/jitney/resilience"
 	"github.com/jitney-bus/jitney/transport"
 )
 
@@ -31,6 +32,9 @@ type reader struct {
 	src   transport.Source[transport.Delivery]
 	pump  intake
 	keep  *keeper
+	// valve is src if it has a circuit breaker, by this policy, else nil.
+	valve   *valve
+	breaker *resilience.Breaker
 
 	// taken counts the deliveries of a session's reader.
 	taken atomic.Int64
@@ -64,6 +68,7 @@ func newReader(s *scope, key readerKey, info *typeInfo, first *listener) *reader
 // start begins to read.
 func (r *reader) start(src transport.Source[transport.Delivery], concurrency int) {
 	r.src = src
+	r.valve, _ = src.(*valve)
 	log := r.b.log.With("name", r.key.name, "group", r.key.group)
 	r.keep = newKeeper(r)
 	if r.batch != nil {

@@ -106,6 +106,10 @@ func (f *flight) resume() {
 	if !held {
 		return
 	}
+	if !f.readmit() {
+		f.handOver()
+		return
+	}
 	f.late = true
 	for _, run := range f.runs {
 		if run.verdict.fate == fateRetry {

@@ -30,6 +30,7 @@ const (
 
 // settle acts on the verdicts of a dispatch.
 func (f *flight) settle() {
+	f.score()
 	ctx := f.settling()
 	defer ctx.end()
 	for _, run := range f.runs {
@@ -126,7 +127,10 @@ func (f *flight) done(what string, err error) {
 	}
 }
 
-func (f *flight) drop() { f.r.keep.remove(f) }
+func (f *flight) drop() {
+	f.report(neutral)
+	f.r.keep.remove(f)
+}
 
 // nobody settles a delivery for which this process has no listener: the last one
 // has just been closed, or the copy is for one that another process has, as while
@@ -152,8 +156,8 @@ func (f *flight) nobody() {
 // and again. A nak would count as an attempt.
 func (f *flight) passOn(ctx context.Context) {
 	c := f.copyFor(f.target, f.failed, f.since(), f.m.Header.Get(headerThen))
-	c.ID = digest("search", c.ID, strconv.Itoa(f.search))
-	c.Header.Set(headerSearch, strconv.Itoa(f.search+1))
+	c.ID = digest("search", c.ID, strconv.Itoa(int(f.search)))
+	c.Header.Set(headerSearch, strconv.Itoa(int(f.search)+1))
 	c.DeliverAt = time.Now().Add(refusedWait/2 + rand.N(refusedWait))
 	if err := f.r.b.tr.Publish(ctx, c); err != nil {
 		f.r.b.logFailure(failureLine{level: slog.LevelWarn, text: "event not passed on to another process",

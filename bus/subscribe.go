@@ -90,7 +90,7 @@ func (s *scope) subscribe(ctx context.Context, t reflect.Type, inner func(contex
 	if err := invalidOptions(op, info.name, o.errs); err != nil {
 		return nil, err
 	}
-	reg := registered{t, o.middleware, o.filters}
+	reg := registered{goType: t, middleware: o.middleware, filters: o.filters}
 	if !b.cfg.ReceiveFilter.isZero() {
 		o.filters = append([]Filter{b.cfg.ReceiveFilter}, o.filters...)
 	}
@@ -143,6 +143,12 @@ func (o *subscribeOptions) check(s *scope) {
 			o.bad("a session's listeners are in no group: they end with it")
 		}
 		o.private, groupGiven = true, false
+	}
+	switch {
+	case !o.private && o.breaker == nil:
+		o.breaker = s.bus.cfg.EventBreaker
+	case o.private && o.breaker != nil:
+		o.bad("WithBreaker is for groups, whose events wait while it is open: those of a private or session listener would be lost to it")
 	}
 	switch {
 	case o.private && groupGiven:
@@ -200,6 +206,7 @@ func (s *scope) claimReader(key readerKey, info *typeInfo, l *listener, o *subsc
 	if s.session != nil && o.batch != nil {
 		key.alone = l.name
 	}
+	l.reg.breaker = o.breaker
 	if o.private && s.session == nil {
 		r = newReader(s, key, info, l)
 		s.privates[r] = struct{}{}
@@ -207,8 +214,13 @@ func (s *scope) claimReader(key readerKey, info *typeInfo, l *listener, o *subsc
 	}
 	if r = s.readers[key]; r == nil {
 		r = newReader(s, key, info, l)
+		r.breaker = o.breaker
 		s.readers[key] = r
 		return r, true, nil
+	}
+	if !o.sameBreaker(r.breaker) {
+		return nil, false, errorf(CodeConflict, "subscribe", info.name,
+			"group %q has one circuit breaker for it, %s: give every handler the same WithBreaker", key.group, breakerText(r.breaker))
 	}
 	if s.session == nil && (r.batch != nil || o.batch != nil) {
 		return nil, false, errorf(CodeConflict, "subscribe", info.name,
@@ -231,15 +243,21 @@ func (s *scope) claimReader(key readerKey, info *typeInfo, l *listener, o *subsc
 
 // openReader subscribes r at the transport.
 func (s *scope) openReader(ctx context.Context, r *reader, o *subscribeOptions) error {
-	src, err := s.read(ctx, transport.Subscription{
-		Name: r.key.name, Group: r.key.group, Session: s.id(), Start: o.start,
-		AckWait: s.bus.cfg.AckWait, MaxAckPending: s.bus.cfg.MaxAckPending,
-		Prefetch: o.prefetch(),
-	}, o.filters)
+	subscribe := func(ctx context.Context, prefetch int) (deliverySource, error) {
+		return s.read(ctx, transport.Subscription{
+			Name: r.key.name, Group: r.key.group, Session: s.id(), Start: o.start,
+			AckWait: s.bus.cfg.AckWait, MaxAckPending: s.bus.cfg.MaxAckPending,
+			Prefetch: prefetch,
+		}, o.filters)
+	}
+	src, err := subscribe(ctx, o.prefetch())
 	if err != nil {
 		s.dropReader(r)
 		r.fail()
 		return err
+	}
+	if r.breaker != nil {
+		src = newValve(r, *r.breaker, src, o.prefetch(), subscribe)
 	}
 	r.start(src, o.concurrency)
 	s.mu.Lock()

@@ -77,6 +77,11 @@ func (s *deliveries) Next(ctx context.Context) (transport.Delivery, error) {
 	return d, nil
 }
 
+// Pause closes the source for a while, because a circuit breaker has opened: its
+// reader is still to handle what its group has, and closes it when it reads again or
+// ends.
+func (s *deliveries) Pause(ctx context.Context) error { return s.Source.Close(ctx) }
+
 func (s *deliveries) Close(ctx context.Context) error {
 	err := s.Source.Close(ctx)
 	if !s.closed.Swap(true) {

@@ -1,0 +1,140 @@
+package bus
+
+import (
+	"context"
+	"errors"
+
+	"github.com/jitney-bus/jitney/resilience"
+)
+
+// sameBreaker reports whether a subscription may join a reader with that breaker.
+func (o *subscribeOptions) sameBreaker(of *resilience.Breaker) bool {
+	switch {
+	case o.breaker == nil || of == nil:
+		return o.breaker == of
+	default:
+		return o.breaker.WithDefaults() == of.WithDefaults()
+	}
+}
+
+func breakerText(b *resilience.Breaker) string {
+	if b == nil {
+		return "which is none"
+	}
+	return "which " + b.String()
+}
+
+// isBarred reports whether the circuit has changed since the delivery was fetched: it
+// was open since, or is.
+func (f *flight) isBarred() bool { return f.pass != nil && !f.pass.current() }
+
+// turnBack hands a delivery back that was fetched when the circuit had just opened.
+func (f *flight) turnBack() bool {
+	if !f.isBarred() {
+		return false
+	}
+	f.observe(StageReturned, f.target, f.failed, nil)
+	f.settleAfter("release", f.d.Release)
+	return true
+}
+
+// readmit reports whether a delivery that has waited in this process for a retry may
+// go on here. While the circuit is not closed it may not.
+func (f *flight) readmit() bool {
+	if f.r.valve == nil {
+		return true
+	}
+	p := f.r.valve.g.closedPermit()
+	f.pass = &p
+	return p.current()
+}
+
+// admitted returns those of a batch that may begin. The others go back.
+func admitted(flights []*flight) []*flight {
+	all := flights
+	for i, f := range flights {
+		if !f.isBarred() {
+			continue
+		}
+		all = append([]*flight(nil), flights[:i]...)
+		for _, f := range flights[i:] {
+			if f.isBarred() {
+				f.runs[0].verdict = verdict{fate: fateReturn}
+			} else {
+				all = append(all, f)
+			}
+		}
+		break
+	}
+	return all
+}
+
+// score tells the circuit what the handlers of a delivery have made of it. A batch
+// is told of as a whole.
+func (f *flight) score() {
+	if f.pass == nil || f.r.batch != nil {
+		return
+	}
+	o := neutral
+	for _, run := range f.runs {
+		o = max(o, run.outcome())
+	}
+	f.report(o)
+}
+
+// score tells the circuit what the handler has made of a batch, once.
+func (k *batchCall) score() {
+	if k.r.valve == nil {
+		return
+	}
+	flights := k.flights
+	for _, x := range k.refused {
+		flights = append(flights[:len(flights):len(flights)], x.f)
+	}
+	o := neutral
+	for _, f := range flights {
+		switch f.runs[0].outcome() {
+		case succeeded:
+			o = succeeded
+		case failed:
+			if o == neutral {
+				o = failed
+			}
+		}
+	}
+	for _, f := range flights {
+		if !f.isBarred() {
+			f.report(o)
+			return // the others' permits are of the same closed state, and hold nothing
+		}
+	}
+}
+
+// report tells the circuit what became of a delivery. Only the first time counts.
+func (f *flight) report(o outcome) {
+	p := f.pass
+	if p == nil {
+		return
+	}
+	f.pass = nil
+	p.done(o, f.id)
+	if p.probe != 0 {
+		f.r.valve.wake()
+	}
+}
+
+// outcome is what a run says of the handler. A failure that no retry can mend is the
+// message's and says nothing, nor does one that was cut short.
+func (r *run) outcome() outcome {
+	switch r.verdict.fate {
+	case fateDone:
+		return succeeded
+	case fateRetry, fateDead:
+		if IsPermanent(r.err) || r.l.retry.IsFinal(r.err) || CodeOf(r.err) == CodeInvalid || errors.Is(r.err, context.Canceled) {
+			return neutral
+		}
+		return failed
+	default:
+		return neutral
+	}
+}
