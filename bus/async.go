@@ -108,6 +108,7 @@ type Pending struct {
 	number   uint64             // its place in the queue
 	queued   time.Time
 	sends    *sendTally
+	behind   string // the id of an event of its key that was dropped before it
 	// For observers; nil without any.
 	seen  *passage
 	began time.Time

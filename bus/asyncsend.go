@@ -19,10 +19,9 @@ type asyncSender struct {
 	// untold are failures that nobody has got yet.
 	untold untold
 
-	life   context.Context // ends when Close gives up what is still queued
-	stop   context.CancelFunc
-	ended  chan struct{} // closed when the goroutine has ended
-	broken map[string]brokenKey
+	life  context.Context // ends when Close gives up what is still queued
+	stop  context.CancelFunc
+	ended chan struct{} // closed when the goroutine has ended
 
 	mu      sync.Mutex
 	started bool
@@ -31,33 +30,35 @@ type asyncSender struct {
 	closing bool
 }
 
-// brokenKey says that an event of a key was not stored.
-type brokenKey struct {
-	id      string
-	through uint64 // events of the key up to this number were queued by then
-}
-
 type flushWait struct {
 	number uint64
 	done   chan struct{}
 }
 
 func newAsyncSender(b *Bus) *asyncSender {
-	s := &asyncSender{b: b, q: newSendQueue(&b.cfg), untold: untold{log: b.log}, ended: make(chan struct{})}
+	s := &asyncSender{b: b, q: newSendQueue(&b.cfg, b.pressure), untold: untold{log: b.log}, ended: make(chan struct{})}
 	s.life, s.stop = context.WithCancel(context.Background())
 	return s
 }
 
 // enqueue queues p, whose message is ready to be stored.
 func (s *asyncSender) enqueue(ctx context.Context, p *Pending) error {
+	if r := s.b.pressure.rate; r != nil {
+		if err := r.admit(ctx, p.name, p.id, 1); err != nil {
+			return err
+		}
+	}
 	p.size = messageSize(p.m)
 	s.start()
-	err := s.q.push(ctx, p)
+	dropped, first, err := s.q.push(ctx, p)
+	if dropped != nil {
+		s.drop(dropped, first)
+	}
 	if err == nil {
 		return nil
 	}
 	e := &Error{Code: CodeBacklog, Op: "publish", Name: p.name, ID: p.id, cause: err,
-		Message: "the queue of PublishAsync is full (" + strconv.Itoa(cap(s.q.room)) + " events); not sent: " + err.Error()}
+		Message: "the queue of PublishAsync is full (" + strconv.Itoa(s.q.capacity) + " events); not sent: " + err.Error()}
 	switch {
 	case errors.Is(err, ErrClosed):
 		e.Code, e.Message = CodeClosed, err.Error()
@@ -65,6 +66,17 @@ func (s *asyncSender) enqueue(ctx context.Context, p *Pending) error {
 		e.Code = CodeCancelled
 	}
 	return e
+}
+
+// drop gives an event its result that made room for a newer one.
+func (s *asyncSender) drop(p *Pending, first bool) {
+	if first {
+		s.b.log.Warn("the queue of PublishAsync is full, dropping its oldest events", "name", p.name, "id", p.id, "capacity", s.q.capacity)
+	}
+	err := p.unsent(CodeBacklog, "the queue of PublishAsync was full (%d events): %w", s.q.capacity, ErrDropped)
+	// They are many: each is counted and told to who asks, and none is logged.
+	s.untold.add(failure{p: p, err: err, at: time.Now(), closing: s.isClosing(), logged: true})
+	s.tell(p, err)
 }
 
 // messageSize is about what m takes on the wire. A value that stays in this process
@@ -162,7 +174,14 @@ func (s *asyncSender) store(events []*Pending) {
 		return
 	}
 	ctx, cancel := context.WithTimeout(s.life, s.b.cfg.PublishTimeout)
-	err := s.b.tr.Publish(ctx, ms...)
+	var err error
+	if r := s.b.pressure.rate; r == nil {
+		err = s.b.tr.Publish(ctx, ms...)
+	} else {
+		// That a batch is waited for is no lag.
+		r.limiter.Observe(max(0, time.Since(sent[0].queued)-s.b.cfg.BatchTimeout))
+		err = r.store(ctx, s.b.tr, ms...)
+	}
 	cancel()
 	var each *transport.PublishError
 	if errors.As(err, &each) && len(each.Outcomes) != len(ms) {
@@ -186,11 +205,10 @@ func (s *asyncSender) heldBack(p *Pending) error {
 	if s.life.Err() != nil {
 		return p.unsent(CodeClosed, "it was not sent before Close ended; it is not stored: %w", ErrClosed)
 	}
-	if k, ok := s.broken[p.m.Key]; ok {
-		if p.number <= k.through {
-			return p.unsent(CodeUnavailable, "not sent, because of event %s: %w", k.id, ErrOutOfOrder)
+	if p.m.Key != "" {
+		if id := s.q.brokenBy(p); id != "" {
+			return p.unsent(CodeUnavailable, "not sent, because of event %s: %w", id, ErrOutOfOrder)
 		}
-		delete(s.broken, p.m.Key)
 	}
 	return nil
 }
@@ -204,15 +222,17 @@ func (p *Pending) unsent(code Code, format string, args ...any) error {
 
 // settle gives p its result.
 func (s *asyncSender) settle(p *Pending, err error) {
-	if key := p.m.Key; err != nil && key != "" && !errors.Is(err, ErrOutOfOrder) {
-		if s.broken == nil {
-			s.broken = map[string]brokenKey{}
-		}
-		s.broken[key] = brokenKey{id: p.id, through: s.q.newest()}
+	if err != nil && p.m.Key != "" && !errors.Is(err, ErrOutOfOrder) {
+		s.q.failed(p)
 	}
 	if err != nil {
 		s.untold.add(failure{p: p, err: err, at: time.Now(), closing: s.isClosing()})
 	}
+	s.tell(p, err)
+}
+
+// tell tells of the result of p.
+func (s *asyncSender) tell(p *Pending, err error) {
 	p.sends.count(err)
 	if p.seen != nil {
 		s.b.observePublished(p.m, p.seen, p.began, err)
@@ -228,11 +248,7 @@ func (s *asyncSender) isClosing() bool {
 
 // reached notes that all events up to number have a result.
 func (s *asyncSender) reached(number uint64) {
-	for key, k := range s.broken {
-		if k.through <= number {
-			delete(s.broken, key)
-		}
-	}
+	s.q.mend(number)
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	s.settled = number

@@ -41,7 +41,9 @@ type failure struct {
 func (u *untold) add(f failure) {
 	var loud []failure
 	u.mu.Lock()
-	if f.closing {
+	if f.logged {
+		// told otherwise
+	} else if f.closing {
 		f.logged = true
 		loud = append(loud, f)
 	} else if u.next.IsZero() {

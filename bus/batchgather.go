@@ -102,6 +102,9 @@ func (g *gatherer) next(ctx context.Context, b *gathering) (full bool, err error
 		return false, err
 	}
 	f := g.r.newFlight(d)
+	if p := g.r.b.pressure.rate; p != nil && g.r.key.group != "" {
+		p.handled(d, f.m)
+	}
 	b.opening = f
 	code, err := f.prepare()
 	b.opening = nil

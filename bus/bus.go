@@ -14,18 +14,19 @@ import (
 // Bus sends commands and events and runs their handlers. It is safe for
 // concurrent use. Make one per process with New.
 type Bus struct {
-	tr     transport.Transport
-	cfg    Config
-	codecs codec.Set
-	log    *slog.Logger
-	ids    *idSource
-	types  *registry
-	lease  *lease
-	root   *scope
-	host   string
-	sender *asyncSender
-	teller *deadTeller
-	idem   *idemWatches
+	tr       transport.Transport
+	cfg      Config
+	codecs   codec.Set
+	log      *slog.Logger
+	ids      *idSource
+	types    *registry
+	lease    *lease
+	root     *scope
+	host     string
+	sender   *asyncSender
+	pressure *pressure
+	teller   *deadTeller
+	idem     *idemWatches
 
 	sessions *sessions
 	reaper   *reaper
@@ -80,6 +81,7 @@ func New(tr transport.Transport, cfg Config) (*Bus, error) {
 	}
 	b.short = b.inProcess && len(cfg.Sending) == 0
 	b.send = protect(chain(cfg.Sending, b.dispatch))
+	b.pressure = newPressure(b)
 	b.sender = newAsyncSender(b)
 	b.teller = newDeadTeller(b)
 	b.slow = newSlowWatch(b)
@@ -114,9 +116,9 @@ func (b *Bus) Run(ctx context.Context) error {
 // deadline) it cancels the handlers that still run, with the cause ErrStopped; what
 // they return then consumes no attempt. After one more second it gives up on those
 // that ignored it and returns an error that names them. Storing what is queued,
-// giving up what the process owns and closing the transport get a second each
-// besides, whatever ctx has left. What is queued and could not be stored is logged,
-// and the error counts it.
+// giving up what the process owns, closing the transport and Backpressure.OnChange
+// get a second each besides, whatever ctx has left. What is queued and could not be
+// stored is logged, and the error counts it.
 //
 // From when Close is called, Execute and Publish return ErrClosed, except inside
 // handlers that are finishing: what they publish is stored, and what they execute
@@ -151,6 +153,7 @@ func (b *Bus) Close(ctx context.Context) error {
 		b.idem.close,
 		b.lease.close,
 		func(ctx context.Context) { err = b.tr.Close(ctx) },
+		b.pressure.close,
 	} {
 		ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), closeGrace)
 		last(ctx)

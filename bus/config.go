@@ -84,9 +84,12 @@ type Config struct {
 	// is kept with its result, by the bus that handles it. Default 24 h, from 1 s to
 	// 365 days.
 	IdempotencyWindow time.Duration
-	// QueueSize is how many events of PublishAsync may wait to be sent; more make
-	// it wait. Default 10,000.
+	// QueueSize is how many events of PublishAsync may wait to be sent. What happens
+	// with more is Backpressure's to say. Default 10,000.
 	QueueSize int
+	// Backpressure says what happens when more is published than can be taken on,
+	// and who hears of it. Default: PublishAsync waits for room.
+	Backpressure Backpressure
 	// BatchSize, BatchBytes and BatchTimeout say when what is queued is sent: when
 	// so many events or bytes (bodies and headers; nothing on a transport that
 	// keeps values in the process) have come together, or so long after the first.
@@ -147,6 +150,7 @@ func (c *Config) setDefaults(tr transport.Transport) {
 	setDefault(&c.QueueSize, 10_000)
 	setDefault(&c.BatchSize, defaultBatchSize)
 	setDefault(&c.BatchBytes, defaultBatchBytes)
+	c.Backpressure.setDefaults()
 }
 
 func setDefault[T int | time.Duration](d *T, v T) {
@@ -196,6 +200,7 @@ func (c Config) Validate() error {
 		}
 	}
 	c.Journal.check(bad)
+	c.Backpressure.check(bad)
 	if err := c.Retry.Validate(); err != nil {
 		bad("Config.Retry: %w", err)
 	}

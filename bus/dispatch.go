@@ -54,6 +54,9 @@ func (f *flight) exec(run *run) {
 		return
 	}
 	defer run.l.leave()
+	if p := r.b.pressure.rate; p != nil && r.key.group != "" && !f.late {
+		p.handled(f.d, f.m)
+	}
 	k := f.call(run)
 	if !f.begin(k, waited || f.late) {
 		run.verdict = verdict{fate: fateLost}

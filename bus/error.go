@@ -44,7 +44,8 @@ const (
 	// CodeTooLarge: the message is over the transport's limit, which the error
 	// states with the size. Nothing was sent.
 	CodeTooLarge Code = "too_large"
-	// CodeBacklog: the event log is full. Nothing was stored.
+	// CodeBacklog: the event log or a queue is full, or events come faster than
+	// they are handled (Config.Backpressure). Nothing was stored.
 	CodeBacklog Code = "backlog"
 	// CodeConflict: the registration contradicts one that exists, or the
 	// broker's configuration; or a command contradicts an earlier one of its
@@ -76,6 +77,12 @@ var (
 	// ErrOutOfOrder: an event of PublishAsync was not sent, because an earlier one
 	// of its key was not stored.
 	ErrOutOfOrder = errors.New("an earlier event of its key was not stored")
+	// ErrDropped: an event of PublishAsync was not sent, because newer ones needed
+	// its place in the queue (DropOldest).
+	ErrDropped = errors.New("dropped for newer events")
+	// ErrRejected: an event was not let in, because the queue of PublishAsync is full
+	// (RejectNew) or its turn would come too late (AdaptiveRateLimit).
+	ErrRejected = errors.New("rejected, because too many events wait")
 	// ErrLeaseLost is the cause of a handler's context that was cancelled
 	// because its delivery, or the idempotency key of its command, may belong to
 	// another process by now.

@@ -35,6 +35,7 @@ const (
 	headerAsked          = transport.HeaderPrefix + "Asked"           // beside it, on a try that is not the first: milliseconds since that
 	headerRepeated       = transport.HeaderPrefix + "Repeated"        // a reply with the result of an earlier run
 	headerNil            = transport.HeaderPrefix + "Nil"             // a reply whose result is nil, whatever its body
+	headerPaced          = transport.HeaderPrefix + "Paced"           // the bus that let it in by AdaptiveRateLimit
 )
 
 const (

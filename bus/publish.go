@@ -122,7 +122,7 @@ func (s *scope) publishAll(ctx context.Context, all *batch, events []any) error 
 	}
 	ctx, cancel := o.bound(ctx, s.bus.cfg.PublishTimeout)
 	defer cancel()
-	return all.publish(ctx, s.bus.tr)
+	return all.publish(ctx, s.bus)
 }
 
 // batch is what a PublishAll has collected.
@@ -151,11 +151,18 @@ func (l *batch) add(m *transport.Message) {
 	l.messages, l.of = append(l.messages, m), append(l.of, l.next)
 }
 
-func (l *batch) publish(ctx context.Context, tr transport.Transport) error {
+func (l *batch) publish(ctx context.Context, b *Bus) error {
 	if len(l.messages) == 0 {
 		return nil
 	}
-	err := tr.Publish(ctx, l.messages...)
+	var err error
+	if r := b.pressure.rate; r == nil {
+		err = b.tr.Publish(ctx, l.messages...)
+	} else if refused := r.admit(ctx, "", "", len(l.messages)); refused != nil {
+		return refused
+	} else {
+		err = r.store(ctx, b.tr, l.messages...)
+	}
 	var pe *transport.PublishError
 	if !errors.As(err, &pe) || len(pe.Outcomes) != len(l.messages) {
 		return fromTransport("publish", "", "", err)
@@ -320,7 +327,14 @@ func (b *Bus) store(ctx context.Context, m *transport.Message, to collector, see
 		to.add(m)
 		return nil
 	}
-	err := b.tr.Publish(ctx, m)
+	var err error
+	if r := b.pressure.rate; r == nil {
+		err = b.tr.Publish(ctx, m)
+	} else if refused := r.admit(ctx, m.To.Name, m.ID, 1); refused != nil {
+		return refused
+	} else {
+		err = r.store(ctx, b.tr, m)
+	}
 	if err == nil {
 		return nil
 	}

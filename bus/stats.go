@@ -33,8 +33,11 @@ type Stats struct {
 	OpenSessions int `json:"open_sessions"`
 	// Breakers are the circuit breakers of this process, as Bus.Breakers has them.
 	Breakers []BreakerStats `json:"breakers,omitempty"`
-	// Queue is the queue of PublishAsync.
-	Queue QueueStats `json:"queue"`
+	// Queues has the bounded queues, by name: "publish", which is that of
+	// PublishAsync, "rate" with AdaptiveRateLimit, and those of WithQueue.
+	Queues []QueueStats `json:"queues"`
+	// BackpressureActive says that backpressure is raised for one of them.
+	BackpressureActive bool `json:"backpressure_active"`
 }
 
 // Totals are a bus's figures in all. An event counts as processed, or as failed,
@@ -132,13 +135,6 @@ type SessionStats struct {
 	Handlers []HandlerStats `json:"handlers"`
 }
 
-// QueueStats is the state of a bounded queue.
-type QueueStats struct {
-	// Size is how many events wait in it, Max how many may.
-	Size int `json:"size"`
-	Max  int `json:"max"`
-}
-
 // maxSessionStats bounds the handlers of Stats.Sessions.
 const maxSessionStats = 1000
 
@@ -151,7 +147,8 @@ const maxSessionStats = 1000
 // What processes share has calls of its own: DeadLetters.Stats, Bus.Sessions and
 // Bus.Groups.
 func (b *Bus) Stats() Stats {
-	s := Stats{Service: b.cfg.Service, Time: time.Now(), Sends: b.types.sends(), Breakers: b.Breakers(), Queue: b.sender.q.stats()}
+	s := Stats{Service: b.cfg.Service, Time: time.Now(), Sends: b.types.sends(), Breakers: b.Breakers()}
+	s.Queues, s.BackpressureActive = b.pressure.stats(), b.pressure.active()
 	sums := map[*tally]*HandlerStats{}
 	for key, t := range b.tallies.snapshot() {
 		h := key.stats()
@@ -306,10 +303,4 @@ func (t *typeInfo) kind() Kind {
 		return KindCommand
 	}
 	return KindEvent
-}
-
-func (q *sendQueue) stats() QueueStats {
-	q.mu.Lock()
-	defer q.mu.Unlock()
-	return QueueStats{Size: q.len(), Max: cap(q.room)}
 }

@@ -155,7 +155,7 @@ func TestStatsOfCalls(t *testing.T) {
 		require.Error(w, bus.PublishAll(w.Context(), b, &userDeleted{ID: "ada"}, &userDeleted{}, &userDeleted{ID: "bob"}))
 		p, err := bus.PublishAsync(w.Context(), b, &userDeleted{ID: "ada"})
 		require.NoError(w, err)
-		require.Equal(w, bus.QueueStats{Size: 1, Max: 10_000}, b.Stats().Queue)
+		require.Equal(w, []bus.QueueStats{{Queue: "publish", Size: 1, Max: 1, Capacity: 10_000, Enqueued: 1}}, b.Stats().Queues)
 		require.NoError(w, p.Wait(w.Context()))
 		_, err = bus.PublishAsync(w.Context(), b, &userDeleted{ID: "ada"}, bus.WithID("even"))
 		require.NoError(w, err)

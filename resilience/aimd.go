@@ -32,7 +32,8 @@ type AIMD struct {
 	mu   sync.Mutex
 	rate float64
 	step float64 // what is added
-	done float64 // a second, while the lag is above the target; else 0
+	done float64 // a second, while there was always something to do
+	over bool    // the lag is above the target
 	turns
 	work   moment    // when the work was let in that was looked at last
 	workAt time.Time // and when it was begun
@@ -82,22 +83,28 @@ func (l *AIMD) note(lag time.Duration, refused bool) {
 		return
 	}
 	work := l.given(l.lagAt.Add(-l.lag), now)
-	done := (work.turns - l.work.turns) / max(l.lagAt.Sub(l.workAt).Seconds(), 1e-9)
-	ahead := time.Duration((l.total - work.turns) / max(done, 1) * float64(time.Second))
-	if l.lag < l.target/4 { // there is not always something to do, so done says nothing
+	span := l.lagAt.Sub(l.workAt)
+	done := (work.turns - l.work.turns) / max(span.Seconds(), 1e-9)
+	switch {
+	case l.lag < l.target/4, span < lasted/2 && l.done > 0:
+		// There is not always something to do, or this is too short to tell.
+	case done < l.done/2 || done > l.done*2: // it is not what it was
+		l.done = done
+	default:
+		l.done += (done - l.done) / 4 // what is done in one period varies
+	}
+	ahead := time.Duration((l.total - work.turns) / max(l.done, 1) * float64(time.Second))
+	if l.lag < l.target/4 {
 		ahead = l.lag
 	}
 	switch {
 	case l.refused:
 		l.rate *= 0.7
 	case ahead > l.target:
-		if l.done == 0 || done < l.done/2 {
-			l.done = done
-		}
-		l.done += (done - l.done) / 4 // what is done in one period varies
 		l.rate = l.done * max(0.5, 1-0.1*float64(ahead/l.target))
-	case l.done > 0:
-		l.rate, l.step, l.done = l.done, l.done/50, 0
+		l.over = true
+	case l.over:
+		l.rate, l.step, l.over = l.done, l.done/50, false
 	case !l.limited:
 	case ahead > l.target/4:
 		l.step = l.rate / 50

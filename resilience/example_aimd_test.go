@@ -22,7 +22,7 @@ func ExampleAIMD() {
 		done <- n
 	}()
 	for range 3 {
-		if err := l.Wait(context.Background(), 1); err != nil {
+		if _, err := l.Wait(context.Background(), 1); err != nil {
 			fmt.Println(err)
 		}
 		work <- time.Now()
@@ -32,7 +32,8 @@ func ExampleAIMD() {
 
 	ctx, cancel := context.WithTimeout(context.Background(), time.Millisecond)
 	defer cancel()
-	fmt.Println(l.Wait(ctx, 100)) // the first of them comes at once, or its deadline is too near
+	_, err := l.Wait(ctx, 1) // after three at 100 a second
+	fmt.Println(err)
 	// Output:
 	// 3 100
 	// rate limited

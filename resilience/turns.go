@@ -13,31 +13,65 @@ var ErrLimited = errors.New("rate limited")
 // makeUp is how much of a wait that lasted too long is made up for.
 const makeUp = 10 * time.Millisecond
 
-// Wait waits for n turns, which come one after the other. If they come after the
-// deadline of ctx it returns ErrLimited at once and takes none.
-func (l *AIMD) Wait(ctx context.Context, n int) error {
+// makeDue is how far turns that are taken without waiting put off the others.
+const makeDue = time.Second
+
+// Wait waits for n turns, which come one after the other, and returns how long it
+// had to. If they come after the deadline of ctx it returns ErrLimited at once and
+// takes none.
+func (l *AIMD) Wait(ctx context.Context, n int) (waited time.Duration, err error) {
 	now := time.Now()
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	if earliest := now.Add(-makeUp); l.next.Before(earliest) {
-		l.next = earliest
-	}
+	l.catchUp(now)
 	wait := l.next.Sub(now)
 	l.limited = l.limited || wait > 0
 	if deadline, ok := ctx.Deadline(); ok && wait > 0 && deadline.Before(l.next) {
-		return errors.Join(ErrLimited, context.DeadlineExceeded)
+		return 0, errors.Join(ErrLimited, context.DeadlineExceeded)
 	}
-	l.next = l.next.Add(time.Duration(float64(n) / l.rate * float64(time.Second)))
+	l.next = l.next.Add(l.takes(n))
 	if wait > 0 {
+		l.waiting++
 		l.mu.Unlock()
 		err := pause(ctx, wait)
 		l.mu.Lock()
+		l.waiting--
 		if err != nil {
-			return errors.Join(ErrLimited, err)
+			return wait, errors.Join(ErrLimited, err)
 		}
 	}
 	l.total += float64(n)
-	return nil
+	return max(wait, 0), nil
+}
+
+// Take takes n turns at once, for work that cannot wait. Those who wait come after
+// it, up to a second later.
+func (l *AIMD) Take(n int) {
+	now := time.Now()
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.catchUp(now)
+	l.next = l.next.Add(min(l.takes(n), max(0, now.Add(makeDue).Sub(l.next))))
+	l.total += float64(n)
+}
+
+// Waiting returns how many wait for their turns.
+func (l *AIMD) Waiting() int {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.waiting
+}
+
+// catchUp leaves no more turns to be had at once than in makeUp.
+func (l *AIMD) catchUp(now time.Time) {
+	if earliest := now.Add(-makeUp); l.next.Before(earliest) {
+		l.next = earliest
+	}
+}
+
+// takes is how long n turns take.
+func (l *AIMD) takes(n int) time.Duration {
+	return time.Duration(float64(n) / l.rate * float64(time.Second))
 }
 
 func pause(ctx context.Context, d time.Duration) error {
@@ -53,10 +87,11 @@ func pause(ctx context.Context, d time.Duration) error {
 
 // turns counts the turns that were given, and knows when.
 type turns struct {
-	next  time.Time // when the next one is due
-	total float64
-	marks int         // ever made
-	past  [256]moment // the last of them, in a ring
+	next    time.Time // when the next one is due
+	waiting int
+	total   float64
+	marks   int         // ever made
+	past    [256]moment // the last of them, in a ring
 }
 
 // moment is how many turns had been given at a time.
