@@ -20,7 +20,8 @@ var mixed = []codec.Codec{codec.JSON, msgpack.Codec, cbor.Codec}
 // senders of each, and answers each in its own.
 func TestCodecsMix(t *testing.T) {
 	everywhere(t, func(w *world) {
-		server := w.bus(bus.Config{Codecs: mixed[1:]})
+		tr := w.open()
+		server := w.busOn(tr, bus.Config{Codecs: mixed[1:]})
 		require.NoError(w, bus.Handle(w.Context(), server, create))
 		seen := newRecord[userID]()
 		_, err := bus.Subscribe(w.Context(), server, func(_ context.Context, e userCreated) error {
@@ -35,6 +36,15 @@ func TestCodecsMix(t *testing.T) {
 			require.Equal(w, userID("id-"+c.ContentType()), id)
 			require.NoError(w, bus.Publish(w.Context(), sender, userCreated{ID: id}))
 			require.Equal(w, id, seen.wait(w, i+1)[i])
+			if w.inProcess || i == 0 { // that it is JSON need not be said
+				continue
+			}
+			body, err := c.Marshal(createUser{Name: "a"})
+			require.NoError(w, err)
+			reply, err := tr.Request(w.Context(), &transport.Message{
+				To: transport.Address{Name: "user.create"}, ContentType: c.ContentType(), Body: body})
+			require.NoError(w, err)
+			require.Equal(w, c.ContentType(), reply.ContentType)
 		}
 	})
 }
