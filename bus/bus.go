@@ -21,6 +21,7 @@ type Bus struct {
 	ids      *idSource
 	types    *registry
 	lease    *lease
+	spare    spares
 	root     *scope
 	host     string
 	sender   *asyncSender

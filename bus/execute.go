@@ -33,13 +33,19 @@ func (r reply) unusable(err error) error {
 // execute is the untyped Execute. wireName is "" for a type that names itself;
 // decode turns the reply into the result.
 func (s *scope) execute(ctx context.Context, c any, wireName string, decode func(reply) (any, error), opts []ExecuteOption) (any, error) {
-	m := new(transport.Message)
-	if !s.bus.observed() {
-		return s.executeAs(ctx, m, c, wireName, decode, opts)
+	b := s.bus
+	if !b.observed() {
+		m := b.spare.message()
+		v, err := s.executeAs(ctx, m, c, wireName, decode, opts)
+		if !b.inProcess && len(b.cfg.Sending) == 0 { // else somebody may hold it
+			b.spare.done(m)
+		}
+		return v, err
 	}
+	m := new(transport.Message)
 	began := time.Now()
 	v, err := s.executeAs(ctx, m, c, wireName, decode, opts)
-	s.bus.observeSent(KindCommand, m, c, began, err)
+	b.observeSent(KindCommand, m, c, began, err)
 	return v, err
 }
 
@@ -89,7 +95,10 @@ func (s *scope) executeTyped(ctx context.Context, m *transport.Message, info *ty
 	if o.idempotent && o.key == "" {
 		o.key = m.ID
 	}
-	began := time.Now()
+	var began time.Time
+	if o.receipt != nil {
+		began = time.Now()
+	}
 	v, err := b.sendChain(ctx, m, outgoing{message: m, scope: s, result: decode, receipt: o.receipt, key: o.key, guard: b.guardOf(info)})
 	if err != nil {
 		return nil, fromChain(op, info.name, m.ID, err)

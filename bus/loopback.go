@@ -21,7 +21,8 @@ func (l *loopback) Message() *transport.Message { return l.m }
 func (l *loopback) Deadline() time.Time         { return l.deadline }
 
 func (l *loopback) Reply(_ context.Context, m *transport.Message) error {
-	l.answer <- m
+	kept := *m
+	l.answer <- &kept
 	return nil
 }
 
@@ -55,7 +56,8 @@ func (b *Bus) handlerHere(session, name string) *commandHandler {
 
 // loop runs the handler for m as if it had come over the transport.
 func (h *commandHandler) loop(ctx context.Context, m *transport.Message) (*transport.Message, error) {
-	req := &loopback{m: m, answer: make(chan *transport.Message, 1)}
+	sent := *m // what runs may outlast the call that m is for
+	req := &loopback{m: &sent, answer: make(chan *transport.Message, 1)}
 	req.deadline, _ = ctx.Deadline() // there is one: Execute has bounded ctx
 	k := h.call(req)
 	if err := h.enter(ctx, k); err != nil {

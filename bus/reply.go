@@ -18,7 +18,7 @@ const replyTimeout = 5 * time.Second
 func (h *commandHandler) reply(k *call, req transport.Request, result any, err error) {
 	b := h.scope.bus
 	tm := req.Message()
-	r := &transport.Message{}
+	r := b.spare.message()
 	if err == nil {
 		err = h.encodeResult(tm.ContentType, result, r)
 	}
@@ -27,6 +27,7 @@ func (h *commandHandler) reply(k *call, req transport.Request, result any, err e
 		b.encodeError(r, b.toWire(err, int(k.attempt)))
 	}
 	h.send(k, req, r, err)
+	b.spare.done(r)
 }
 
 // replyKeyed answers a command that had an idempotency key.
@@ -73,9 +74,8 @@ func (h *commandHandler) send(k *call, req transport.Request, r *transport.Messa
 	ctx := &lazyContext{parent: context.Background(), timeout: replyTimeout}
 	defer ctx.end()
 	sent := req.Reply(ctx, r)
-	var size *transport.SizeError
-	if errors.As(sent, &size) {
-		r = &transport.Message{}
+	if size, ok := errors.AsType[*transport.SizeError](sent); ok {
+		*r = transport.Message{}
 		if err == nil {
 			b.logCommand(k, fmt.Errorf("result not sent: %w", size))
 		}

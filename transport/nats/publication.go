@@ -256,8 +256,8 @@ func (w *window) follow(m *nats.Msg) {
 func (w *window) failed(replySubject string, err error) {
 	w.mu.Lock()
 	var found *publication
-	for _, x := range w.waiting {
-		if p, ok := x.(*publication); ok && p.msg.Reply == replySubject {
+	for _, p := range w.waiting {
+		if p.msg.Reply == replySubject {
 			found = p
 			break
 		}
@@ -307,12 +307,10 @@ func (w *window) due(now time.Time, last bool) (due []*nats.Msg, some bool) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	var ps []*publication
-	for _, x := range w.waiting {
-		if p, ok := x.(*publication); ok {
-			some = true
-			if !now.Before(p.next) {
-				ps = append(ps, p)
-			}
+	for _, p := range w.waiting {
+		some = true
+		if !now.Before(p.next) {
+			ps = append(ps, p)
 		}
 	}
 	slices.SortFunc(ps, func(a, b *publication) int { return cmp.Compare(a.n, b.n) })

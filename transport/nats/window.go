@@ -27,25 +27,21 @@ type window struct {
 	quit  chan struct{}
 	done  sync.WaitGroup
 
+	askers sync.Pool // of *asker
+
 	mu      sync.Mutex
 	last    uint64
-	waiting map[uint64]waiter
+	waiting map[uint64]*publication
+	asking  map[uint64]*asker
 	lanes   map[string][]*publication // publishes behind the one on its way, by key
 	active  bool                      // the sweeper runs
 	closed  bool
 	sub     *nats.Subscription
 }
 
-// waiter is what waits for a reply.
-type waiter interface {
-	// reply takes a reply. It is called without the window's lock, and may be
-	// called again with another reply unless it stops waiting.
-	reply(m *nats.Msg)
-	// denied says that the server refuses the subject, if it is the waiter's.
-	denied(subject string, err error)
-}
-
 const (
+	// replyRoom holds most reply subjects.
+	replyRoom = 128
 	// windowSize is how many publishes are on their way at once. More gain
 	// nothing: the stream takes them one by one.
 	windowSize = 1024
@@ -60,7 +56,7 @@ func newWindow(ctx context.Context, l *link, inboxPrefix string) (*window, error
 	w := &window{
 		link: l, prefix: inboxPrefix + "." + replyMark + newToken() + ".",
 		slots: make(chan struct{}, windowSize), wake: make(chan struct{}, 1), quit: make(chan struct{}),
-		waiting: map[uint64]waiter{}, lanes: map[string][]*publication{},
+		waiting: map[uint64]*publication{}, asking: map[uint64]*asker{}, lanes: map[string][]*publication{},
 	}
 	before := l.conn().LastError()
 	if err := w.subscribe(); err != nil {
@@ -101,36 +97,16 @@ func (w *window) onLink(ev linkEvent) {
 	}
 	now := time.Now()
 	w.mu.Lock()
-	for _, x := range w.waiting {
-		if p, ok := x.(*publication); ok {
-			p.next = now
-		}
+	for _, p := range w.waiting {
+		p.next = now
 	}
 	w.mu.Unlock()
-}
-
-// add registers x and returns its number.
-func (w *window) add(x waiter) (uint64, error) {
-	w.mu.Lock()
-	defer w.mu.Unlock()
-	if w.closed {
-		return 0, transport.ErrClosed
-	}
-	w.last++
-	w.waiting[w.last] = x
-	return w.last, nil
 }
 
 func (w *window) replySubject(n uint64) string {
-	b := make([]byte, 0, len(w.prefix)+13)
-	b = append(b, w.prefix...)
+	var room [replyRoom]byte
+	b := append(room[:0], w.prefix...)
 	return string(strconv.AppendUint(b, n, 36))
-}
-
-func (w *window) remove(n uint64) {
-	w.mu.Lock()
-	delete(w.waiting, n)
-	w.mu.Unlock()
 }
 
 func (w *window) receive(m *nats.Msg) {
@@ -140,23 +116,33 @@ func (w *window) receive(m *nats.Msg) {
 		return
 	}
 	w.mu.Lock()
-	x := w.waiting[n]
+	if x := w.asking[n]; x != nil {
+		x.put(answer{m: m})
+		w.mu.Unlock()
+		return
+	}
+	p := w.waiting[n]
 	w.mu.Unlock()
-	if x != nil {
-		x.reply(m)
+	if p != nil {
+		p.reply(m)
 	}
 }
 
-// deny tells the waiters of a subject that the server refuses it.
+// deny tells those that wait for an answer on a subject that the server refuses it.
 func (w *window) deny(subject string, err error) {
 	w.mu.Lock()
-	all := make([]waiter, 0, len(w.waiting))
-	for _, x := range w.waiting {
-		all = append(all, x)
+	for _, x := range w.asking {
+		if x.subject == subject {
+			x.put(answer{err: err})
+		}
+	}
+	all := make([]*publication, 0, len(w.waiting))
+	for _, p := range w.waiting {
+		all = append(all, p)
 	}
 	w.mu.Unlock()
-	for _, x := range all {
-		x.denied(subject, err)
+	for _, p := range all {
+		p.denied(subject, err)
 	}
 }
 
@@ -236,12 +222,11 @@ type question struct {
 // ask sends q and waits for one reply. sent says whether it may have reached the
 // server.
 func (w *window) ask(ctx context.Context, q question) (reply *nats.Msg, sent bool, err error) {
-	x := &asker{subject: q.subject, c: make(chan answer, 1)}
-	n, err := w.add(x)
+	x, n, err := w.begin(q.subject)
 	if err != nil {
 		return nil, false, err
 	}
-	defer w.remove(n)
+	defer w.end(x, n)
 	if err := w.send(n, q); err != nil {
 		return nil, false, err
 	}
@@ -266,8 +251,8 @@ func (w *window) ask(ctx context.Context, q question) (reply *nats.Msg, sent boo
 }
 
 func (w *window) send(n uint64, q question) error {
-	b := make([]byte, 0, len(w.prefix)+16+16+len(q.id))
-	b = append(b, w.prefix...)
+	var room [replyRoom]byte
+	b := append(room[:0], w.prefix...)
 	b = strconv.AppendUint(b, n, 36)
 	if q.id != "" {
 		b = appendReply(b, q.left, q.id)
@@ -283,10 +268,11 @@ func (w *window) send(n uint64, q question) error {
 	return w.link.conn().PublishMsg(&nats.Msg{Subject: q.subject, Reply: string(b), Header: q.header, Data: q.data})
 }
 
-// asker is a waiter that takes one reply.
+// asker waits for one reply. It is used again: only who holds the window's lock
+// and finds it there may give it one.
 type asker struct {
 	subject string
-	c       chan answer
+	c       chan answer // holds one
 }
 
 type answer struct {
@@ -294,19 +280,40 @@ type answer struct {
 	err error
 }
 
-func (a *asker) reply(m *nats.Msg) { a.put(answer{m: m}) }
-
-func (a *asker) denied(subject string, err error) {
-	if subject == a.subject {
-		a.put(answer{err: err})
-	}
-}
-
 func (a *asker) put(x answer) {
 	select {
 	case a.c <- x:
 	default: // it has one
 	}
+}
+
+// begin registers an asker and returns its number.
+func (w *window) begin(subject string) (*asker, uint64, error) {
+	x, ok := w.askers.Get().(*asker)
+	if !ok {
+		x = &asker{c: make(chan answer, 1)}
+	}
+	x.subject = subject
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	if w.closed {
+		return nil, 0, transport.ErrClosed
+	}
+	w.last++
+	w.asking[w.last] = x
+	return x, w.last, nil
+}
+
+// end takes back what begin gave.
+func (w *window) end(x *asker, n uint64) {
+	w.mu.Lock()
+	delete(w.asking, n)
+	w.mu.Unlock()
+	select {
+	case <-x.c: // nobody has read it
+	default:
+	}
+	w.askers.Put(x)
 }
 
 // noResponders says whether a reply is the server's word that nobody listens.
