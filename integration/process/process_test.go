@@ -30,11 +30,16 @@ import (
 const (
 	childURL      = "JITNEY_TEST_URL"
 	childSessions = "JITNEY_TEST_SESSIONS"
+	childCrashes  = "JITNEY_TEST_CRASHES"
 )
 
 func TestMain(m *testing.M) {
 	if url := os.Getenv(childURL); url != "" {
-		if err := child(url, strings.Fields(os.Getenv(childSessions))); err != nil {
+		run := func() error { return child(url, strings.Fields(os.Getenv(childSessions))) }
+		if os.Getenv(childCrashes) != "" {
+			run = func() error { return crasher(url) }
+		}
+		if err := run(); err != nil {
 			fmt.Println("failed:", err)
 			os.Exit(1)
 		}
@@ -106,21 +111,33 @@ type process struct {
 	mu    sync.Mutex
 	lines []string
 	more  chan struct{}
+	ended chan struct{} // closed when its output ends
 }
 
 func spawn(t *testing.T, url string, sessions ...string) *process {
 	t.Helper()
-	p := &process{t: t, cmd: exec.Command(os.Args[0]), more: make(chan struct{}, 1)}
-	p.cmd.Env = append(os.Environ(), childURL+"="+url, childSessions+"="+strings.Join(sessions, " "))
+	p := start(t, childURL+"="+url, childSessions+"="+strings.Join(sessions, " "))
+	p.wait("open")
+	return p
+}
+
+func spawnCrasher(t *testing.T, url string) *process {
+	t.Helper()
+	return start(t, childURL+"="+url, childCrashes+"=1")
+}
+
+func start(t *testing.T, env ...string) *process {
+	t.Helper()
+	p := &process{t: t, cmd: exec.Command(os.Args[0]), more: make(chan struct{}, 1), ended: make(chan struct{})}
+	p.cmd.Env = append(os.Environ(), env...)
 	p.cmd.Stderr = os.Stderr
 	out, err := p.cmd.StdoutPipe()
 	require.NoError(t, err)
 	p.stdin, err = p.cmd.StdinPipe()
 	require.NoError(t, err)
 	require.NoError(t, p.cmd.Start())
-	read := make(chan struct{})
 	go func() {
-		defer close(read)
+		defer close(p.ended)
 		for lines := bufio.NewScanner(out); lines.Scan(); {
 			p.mu.Lock()
 			p.lines = append(p.lines, lines.Text())
@@ -134,10 +151,9 @@ func spawn(t *testing.T, url string, sessions ...string) *process {
 	t.Cleanup(func() {
 		_ = p.cmd.Process.Signal(syscall.SIGCONT) // whatever state it is in
 		_ = p.cmd.Process.Kill()
-		<-read
+		<-p.ended
 		_ = p.cmd.Wait()
 	})
-	p.wait("open")
 	return p
 }
 

@@ -1,0 +1,284 @@
+package integration_test
+
+import (
+	"context"
+	"fmt"
+	"go/ast"
+	"go/parser"
+	"go/token"
+	"strings"
+	"sync/atomic"
+	"testing"
+	"time"
+
+	"github.com/stretchr/testify/require"
+
+	"github.com/jitney-bus/jitney/bus"
+	"github.com/jitney-bus/jitney/resilience"
+)
+
+// What other buses were found to do wrong, each reproduced with theirs, and the test
+// that fails here if jitney did it.
+var peers = []struct{ wrong, file, test string }{
+	{"a deduplicator records an event before its handler has succeeded, so that its retry is dropped", "middleware_dedup_test.go", "TestDeduplicateRecordsSuccessOnly"},
+	{"hooks on retries change their schedule", "peers_test.go", "TestHooksDoNotBendTheSchedule"},
+	{"a multiplier of 1.5 is cut to 1, and delays do not grow", "peers_test.go", "TestFractionalDelaysGrow"},
+	{"a shutdown makes dead letters", "peers_test.go", "TestShutdownMakesNoDeadLetters"},
+	{"a clean close deletes the durable consumer, or it was none, and everything comes again", "peers_test.go", "TestCleanCloseKeepsTheGroup"},
+	{"stopping discards what was prefetched", "close_test.go", "TestCloseHandsBackWhatNobodyStarted"},
+	{"stopping discards what was prefetched, also in the driver's buffer", "../transport/nats/fault_test.go", "TestBufferedCopiesGoBack"},
+	{"immediate hand-backs use up the attempts within milliseconds", "peers_test.go", "TestHandBacksBurnNoAttempts"},
+	{"failures are redelivered at once, for ever", "peers_test.go", "TestFailuresDoNotSpin"},
+	{"one message that cannot be decoded ends the process", "failure_test.go", "TestUndecodableEventsBecomeDeadLetters"},
+	{"cancelling a subscription with a full buffer panics", "fault_close_test.go", "TestSubscriptionsThatComeAndGo"},
+	{"a handler that runs for longer than AckWait runs twice", "failure_test.go", "TestLongHandlerRunsOnce"},
+	{"one message at a time, however many workers", "event_test.go", "TestConcurrencyOfAListener"},
+	{"concurrency is not bounded", "event_test.go", "TestConcurrencyOfAListener"},
+	{"an in-memory bus has no order", "event_test.go", "TestSerialListenerSeesOrder"},
+	{"a second handler of a command runs it a second time", "command_test.go", "TestAnotherServiceIsRefused"},
+	{"a command that nobody handles waits for its deadline", "command_test.go", "TestNoHandler"},
+	{"a handler's error arrives as a text", "command_test.go", "TestHandlerErrorCrossesTheWire"},
+	{"a graceful close cancels what runs", "close_test.go", "TestCloseWaitsForRunningHandlersWithALiveContext"},
+	{"after the last attempt an event is given up without a trace", "failure_test.go", "TestRetriesWaitAndEndAsADeadLetter"},
+	{"an event whose handler ends the process comes again for ever", "failure_test.go", "TestCrashLoopIsDeadLetteredUnrun"},
+	{"the same, with processes that are killed", "process/crash_test.go", "TestEventThatKillsItsProcessesIsDeadLettered"},
+	{"a dead letter that cannot be written is lost", "failure_test.go", "TestRefusedDeadLetterKeepsTheEvent"},
+	{"a redrive goes to everybody", "deadletters_redrive_test.go", "TestRedriveGoesToWhatFailed"},
+	{"a redrive that dies halfway loses or doubles its message", "deadletters_crash_test.go", "TestRedriveThatDiesIsRepeated"},
+	{"a slow group holds another one up", "fault_event_test.go", "TestSlowGroupBlocksNoOther"},
+	{"a waiting retry holds a worker", "failure_test.go", "TestWaitingRetriesHoldNoWorker"},
+}
+
+// The tests that are named above are there.
+func TestPeersAreTested(t *testing.T) {
+	parsed := map[string]*ast.File{}
+	for _, p := range peers {
+		f := parsed[p.file]
+		if f == nil {
+			var err error
+			f, err = parser.ParseFile(token.NewFileSet(), p.file, nil, parser.SkipObjectResolution)
+			require.NoError(t, err)
+			parsed[p.file] = f
+		}
+		found := false
+		for _, d := range f.Decls {
+			fn, ok := d.(*ast.FuncDecl)
+			found = found || ok && fn.Recv == nil && fn.Name.Name == p.test
+		}
+		require.True(t, found, "%s: no %s in %s", p.wrong, p.test, p.file)
+	}
+}
+
+// schedule is when an event that always fails runs, in milliseconds since it was sent.
+func (w *world) schedule(b *bus.Bus, runs int, opts ...bus.SubscribeOption) []int64 {
+	w.Helper()
+	at := newRecord[time.Time]()
+	_, err := bus.Subscribe(w.Context(), b, func(context.Context, userCreated) error { at.add(time.Now()); return errOops }, opts...)
+	require.NoError(w, err)
+	sent := time.Now()
+	require.NoError(w, bus.Publish(w.Context(), b, userCreated{}))
+	at.wait(w, runs)
+	settle(time.Hour)
+	var ms []int64
+	for _, t := range at.all() {
+		ms = append(ms, t.Sub(sent).Milliseconds())
+	}
+	require.Len(w, ms, runs)
+	return ms
+}
+
+// inSchedule allows for what a broker is late.
+func (w *world) inSchedule(want, got []int64) {
+	w.Helper()
+	require.Len(w, got, len(want))
+	for i := range want {
+		require.GreaterOrEqual(w, got[i], want[i], "never early: %v", got)
+		require.LessOrEqual(w, got[i], want[i]+300*int64(i+1), "%v", got)
+	}
+}
+
+func TestHooksDoNotBendTheSchedule(t *testing.T) {
+	everywhere(t, func(w *world) {
+		var hooks atomic.Int64
+		hook := func(next bus.Func) bus.Func {
+			return func(ctx context.Context, m *bus.Message) (any, error) {
+				hooks.Add(1)
+				v, err := next(ctx, m)
+				hooks.Add(1)
+				return v, err
+			}
+		}
+		cfg := bus.Config{
+			Service: "hooked", Retry: steady,
+			Receiving: []bus.Middleware{hook, hook}, Sending: []bus.Middleware{hook},
+			Observers: []bus.Observer{func(bus.Record) { hooks.Add(1) }, func(bus.Record) { hooks.Add(1) }},
+			Journal:   bus.JournalConfig{Size: 100},
+		}
+		for _, b := range []*bus.Bus{w.bus(bus.Config{Service: "plain", Retry: steady}), w.bus(cfg)} {
+			w.inSchedule([]int64{0, 1000, 3000, 7000}, w.schedule(b, 4, bus.WithMiddleware(hook)))
+		}
+		require.NotZero(w, hooks.Load())
+	})
+}
+
+func TestFractionalDelaysGrow(t *testing.T) {
+	everywhere(t, func(w *world) {
+		for base, want := range map[float64][]int64{
+			1.5: {0, 1000, 2500, 4750, 8125},
+			2.5: {0, 1000, 3500, 9750, 25375},
+			1:   {0, 1000, 2000, 3000, 4000},
+		} {
+			b := w.bus(bus.Config{Service: strings.ReplaceAll(fmt.Sprint("s", base), ".", "-"), Retry: resilience.Retry{
+				MaxRetries: 4, Initial: time.Second, Max: time.Hour, Base: base, Jitter: resilience.NoJitter}})
+			w.inSchedule(want, w.schedule(b, 5))
+			require.NoError(w, b.Close(w.Context()))
+		}
+	})
+}
+
+// However a process stops, and whatever its handlers return because of it.
+func TestShutdownMakesNoDeadLetters(t *testing.T) {
+	for name, returned := range map[string]func(context.Context) error{
+		"the context's error": context.Context.Err,
+		"for good":            func(context.Context) error { return bus.Permanent(errOops) },
+		"a panic":             func(context.Context) error { panic("shutting down") },
+	} {
+		t.Run(name, func(t *testing.T) {
+			everywhere(t, func(w *world) {
+				tr := w.open()
+				never := resilience.Retry{MaxRetries: resilience.NoRetries}
+				b := w.busOn(w.open(), bus.Config{CloseTimeout: time.Second, Retry: never})
+				started := newRecord[int]()
+				for _, group := range []string{"one", "two"} {
+					_, err := bus.Subscribe(w.Context(), b, func(ctx context.Context, _ userCreated) error {
+						started.add(1)
+						<-ctx.Done()
+						return returned(ctx)
+					}, bus.WithGroup(group), bus.WithConcurrency(2))
+					require.NoError(w, err)
+				}
+				for range 5 {
+					require.NoError(w, bus.Publish(w.Context(), b, userCreated{}))
+				}
+				started.wait(w, 4)
+				require.NoError(w, b.Close(w.Context()))
+				settle(time.Hour)
+				w.deadLetters(tr, 0)
+				attempts := newRecord[int]()
+				for _, group := range []string{"one", "two"} {
+					_, err := bus.Subscribe(w.Context(), w.bus(bus.Config{Retry: never}), func(ctx context.Context, _ userCreated) error {
+						m, _ := bus.MetaFrom(ctx)
+						attempts.add(m.Attempt)
+						return nil
+					}, bus.WithGroup(group))
+					require.NoError(w, err)
+				}
+				require.Equal(w, []int{1, 1, 1, 1, 1, 1, 1, 1, 1, 1}, attempts.wait(w, 10))
+				require.NoError(w, tr.Close(w.Context()))
+			})
+		})
+	}
+}
+
+// After a pause of any length a group goes on where it was: it has what it missed and
+// nothing that it has had.
+func TestCleanCloseKeepsTheGroup(t *testing.T) {
+	everywhere(t, func(w *world) {
+		publisher := w.bus(bus.Config{Service: "publisher"})
+		got := newRecord[userID]()
+		n := 0
+		publish := func() {
+			for range 10 {
+				n++
+				require.NoError(w, bus.Publish(w.Context(), publisher, userCreated{ID: userID(fmt.Sprint(n))}))
+			}
+		}
+		for i, pause := range []time.Duration{0, 8 * time.Second, time.Minute, 24 * time.Hour} {
+			settle(pause)
+			b := w.bus(bus.Config{Service: "mailer"})
+			sub, err := bus.Subscribe(w.Context(), b, func(_ context.Context, e userCreated) error { got.add(e.ID); return nil })
+			require.NoError(w, err)
+			publish()
+			got.wait(w, n)
+			if i%2 == 0 {
+				require.NoError(w, sub.Close(w.Context()))
+			}
+			require.NoError(w, b.Close(w.Context()))
+			publish()
+		}
+		_, err := bus.Subscribe(w.Context(), w.bus(bus.Config{Service: "mailer"}), func(_ context.Context, e userCreated) error { got.add(e.ID); return nil })
+		require.NoError(w, err)
+		got.wait(w, n)
+		settle(time.Hour)
+		times := map[userID]int{}
+		for _, id := range got.all() {
+			times[id]++
+		}
+		require.Len(w, times, n)
+		require.Len(w, got.all(), n, "each once")
+	})
+}
+
+// A process that starts and stops hands back what it has not begun, as often as it
+// likes.
+func TestHandBacksBurnNoAttempts(t *testing.T) {
+	everywhere(t, func(w *world) {
+		tr := w.open()
+		publisher := w.bus(bus.Config{Service: "publisher"})
+		for round := range 20 {
+			b := w.bus(bus.Config{CloseTimeout: time.Millisecond})
+			started := newRecord[int]()
+			_, err := bus.Subscribe(w.Context(), b, func(ctx context.Context, _ userCreated) error {
+				started.add(1)
+				<-ctx.Done()
+				return ctx.Err()
+			}, bus.WithConcurrency(1))
+			require.NoError(w, err)
+			if round == 0 {
+				for range 8 {
+					require.NoError(w, bus.Publish(w.Context(), publisher, userCreated{}))
+				}
+			}
+			started.wait(w, 1)
+			require.NoError(w, b.Close(w.Context()))
+		}
+		attempts := newRecord[int]()
+		_, err := bus.Subscribe(w.Context(), w.bus(bus.Config{}), func(ctx context.Context, _ userCreated) error {
+			m, _ := bus.MetaFrom(ctx)
+			attempts.add(m.Attempt)
+			return nil
+		})
+		require.NoError(w, err)
+		require.Equal(w, []int{1, 1, 1, 1, 1, 1, 1, 1}, attempts.wait(w, 8))
+		w.deadLetters(tr, 0)
+		require.NoError(w, tr.Close(w.Context()))
+	})
+}
+
+// An event that always fails runs as often as its policy says and no more, in whatever
+// way it fails, and costs nothing between.
+func TestFailuresDoNotSpin(t *testing.T) {
+	for name, fail := range map[string]func() error{
+		"an error":            func() error { return errOops },
+		"a panic":             func() error { panic("oh") },
+		"again without delay": func() error { return bus.RetryAfter(0, errOops) },
+	} {
+		t.Run(name, func(t *testing.T) {
+			everywhere(t, func(w *world) {
+				tr := newFaulty(w.open())
+				b := w.busOn(tr, bus.Config{Retry: steady})
+				var runs atomic.Int64
+				for _, group := range []string{"one", "two"} {
+					_, err := bus.Subscribe(w.Context(), b, func(context.Context, userCreated) error { runs.Add(1); return fail() }, bus.WithGroup(group))
+					require.NoError(w, err)
+				}
+				require.NoError(w, bus.Publish(w.Context(), b, userCreated{}))
+				settle(time.Hour)
+				require.EqualValues(w, 8, runs.Load())
+				require.Equal(w, 6, tr.count("nak"))
+				require.Equal(w, 2, tr.count("term"))
+				w.deadLetters(tr.Transport, 2)
+			})
+		})
+	}
+}

@@ -1,0 +1,95 @@
+//go:build unix
+
+package process_test
+
+import (
+	"context"
+	"fmt"
+	"os"
+	"os/signal"
+	"syscall"
+	"testing"
+	"time"
+
+	"github.com/stretchr/testify/require"
+
+	"github.com/jitney-bus/jitney/bus"
+	"github.com/jitney-bus/jitney/internal/natstest"
+	"github.com/jitney-bus/jitney/transport/nats"
+)
+
+// crasher handles events in the group of its service, and is killed by one that says
+// so, in the middle of its handler.
+func crasher(url string) error {
+	ctx, cancel := signal.NotifyContext(context.Background(), os.Interrupt)
+	defer cancel()
+	tr, err := nats.Open(ctx, nats.Config{URL: url})
+	if err != nil {
+		return err
+	}
+	b, err := bus.New(tr, bus.Config{Service: "svc", AckWait: time.Second})
+	if err != nil {
+		return err
+	}
+	_, err = bus.Subscribe(ctx, b, func(_ context.Context, e noted) error {
+		fmt.Println("begins", e.Text)
+		if e.Text == "poison" {
+			if err := syscall.Kill(os.Getpid(), syscall.SIGKILL); err != nil {
+				return err
+			}
+			select {} // it takes a moment
+		}
+		fmt.Println("ends", e.Text)
+		return nil
+	}, bus.WithConcurrency(1))
+	if err != nil {
+		return err
+	}
+	fmt.Println("open")
+	<-ctx.Done()
+	return b.Close(context.WithoutCancel(ctx))
+}
+
+// An event that kills every process that handles it becomes a dead letter unrun, after
+// its attempts and two more, and the process that found it lives.
+func TestEventThatKillsItsProcessesIsDeadLettered(t *testing.T) {
+	t.Parallel()
+	s := natstest.Server(t)
+	tr, err := nats.Open(t.Context(), nats.Config{URL: s.URL()})
+	require.NoError(t, err)
+	ops, err := bus.New(tr, bus.Config{Service: "ops"})
+	require.NoError(t, err)
+	t.Cleanup(func() { require.NoError(t, ops.Close(context.Background())) })
+	told := make(chan bus.DeadLettered, 10)
+	_, err = bus.Subscribe(t.Context(), ops, func(_ context.Context, e bus.DeadLettered) error { told <- e; return nil })
+	require.NoError(t, err)
+
+	p := spawnCrasher(t, s.URL())
+	p.wait("open") // its group is there
+	require.NoError(t, bus.Publish(t.Context(), ops, noted{"poison"}, bus.WithID("poison")))
+	runs := 0
+	var e bus.DeadLettered
+	for stop := time.After(time.Minute); e.ID == ""; {
+		select {
+		case <-p.ended:
+		case e = <-told:
+		case <-stop:
+			require.Fail(t, "it neither dies nor is dead-lettered", "%d runs; %q", runs, p.all())
+		}
+		if p.said("begins poison") {
+			runs++
+		}
+		if e.ID == "" {
+			p = spawnCrasher(t, s.URL())
+		}
+	}
+	require.NoError(t, bus.Publish(t.Context(), ops, noted{"behind"}))
+	p.wait("ends behind")
+	require.Equal(t, []any{"poison", "svc", "", bus.CodeFailed}, []any{e.MessageID, e.Group, e.Handler, e.Code})
+	require.Contains(t, e.Err, "may be ending the process")
+	require.Equal(t, 6, runs, "four attempts and two more")
+	require.Equal(t, 6, e.Attempts)
+	require.Empty(t, told)
+	_, err = ops.DeadLetters().Get(t.Context(), e.ID)
+	require.NoError(t, err)
+}
