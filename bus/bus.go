@@ -6,6 +6,7 @@ import (
 	"log/slog"
 	"os"
 	"sync/atomic"
+	"time"
 
 	"github.com/jitney-bus/jitney/codec"
 	"github.com/jitney-bus/jitney/transport"
@@ -35,6 +36,8 @@ type Bus struct {
 	tallies  tallies
 	slow     *slowWatch
 	breakers *breakers
+
+	epoch time.Time // of clock
 
 	send Func // the sending chain down to the transport
 	// inProcess: the transport keeps values in this process. short: besides,
@@ -66,7 +69,8 @@ func New(tr transport.Transport, cfg Config) (*Bus, error) {
 	}
 	b := &Bus{
 		tr: tr, cfg: cfg, codecs: codecs, log: cfg.Logger,
-		ids: newIDSource(), types: newRegistry(), done: make(chan struct{}),
+		epoch: time.Now(),
+		ids:   newIDSource(), types: newRegistry(), done: make(chan struct{}),
 	}
 	if cfg.Service != "" {
 		b.log = b.log.With("service", cfg.Service)
@@ -98,6 +102,9 @@ func New(tr transport.Transport, cfg Config) (*Bus, error) {
 }
 
 func (b *Bus) scope() *scope { return b.root }
+
+// clock is for differences only. It costs half of time.Now.
+func (b *Bus) clock() time.Duration { return time.Since(b.epoch) }
 
 // Run blocks until ctx is cancelled and then closes the bus, waiting for running
 // handlers up to Config.CloseTimeout. It returns Close's error.

@@ -285,10 +285,10 @@ func (h *commandHandler) finish(k *call, err *error) {
 func invokeTimed[C, R any](k *call, h *commandHandler, fn func(context.Context, C) (R, error), c C) (R, error) {
 	var r R
 	b := h.scope.bus
-	began := time.Now()
+	began := b.clock()
 	err := error(errGoexit)
 	defer func() {
-		took := time.Since(began)
+		took := b.clock() - began
 		b.timed(h.tally, timingRun, took)
 		if b.observed() {
 			b.observeHandled(k, c, took, err)
