@@ -30,6 +30,7 @@ type Bus struct {
 	teller   *deadTeller
 	idem     *idemWatches
 
+	gate     gate
 	sessions *sessions
 	reaper   *reaper
 	journal  *journal // nil without Config.Journal

@@ -116,6 +116,34 @@ func ExampleWithPrivate() {
 
 // Handlers of one event in one group: the higher priority runs first, and each
 // has a name.
+func ExampleBus_Together() {
+	ctx := context.Background()
+	b, err := bus.New(memory.New(memory.Config{}), bus.Config{Service: "accounts"})
+	must(err)
+	defer b.Close(ctx)
+
+	ran := make(chan string)
+	must(b.Together(func() error {
+		for _, name := range []string{"index", "notify"} {
+			_, err := bus.Subscribe(ctx, b, func(context.Context, UserCreated) error {
+				ran <- name
+				return nil
+			}, bus.WithName(name))
+			if err != nil {
+				return err
+			}
+			must(bus.Publish(ctx, b, UserCreated{ID: "ada"})) // between the two
+		}
+		return nil
+	}))
+	n := map[string]int{}
+	for range 4 {
+		n[<-ran]++
+	}
+	fmt.Println(n)
+	// Output: map[index:2 notify:2]
+}
+
 func ExampleWithPriority() {
 	ctx := context.Background()
 	b, err := bus.New(memory.New(memory.Config{}), bus.Config{Service: "accounts"})

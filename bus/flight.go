@@ -79,6 +79,8 @@ func (r *reader) newFlight(d transport.Delivery) *flight {
 	f := &flight{pass: pass, r: r, d: d, m: d.Message(), began: time.Now(), fresh: true}
 	if r.s.session != nil {
 		r.taken.Add(1)
+	} else if !r.took.Load() {
+		r.took.Store(true)
 	}
 	if f.id = f.m.ID; f.id == "" {
 		f.id = f.nameless()

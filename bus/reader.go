@@ -36,8 +36,12 @@ type reader struct {
 	valve   *valve
 	breaker *resilience.Breaker
 
-	// taken counts the deliveries of a session's reader.
+	// taken counts the deliveries of a session's reader; took says that a group's has
+	// had one.
 	taken atomic.Int64
+	took  atomic.Bool
+
+	once sync.Once // begins
 
 	stopping chan struct{} // closed when the intake ends
 	ended    chan struct{} // closed when, after that, nothing runs any more
@@ -79,7 +83,7 @@ func (r *reader) start(src transport.Source[transport.Delivery], concurrency int
 	r.mu.Lock()
 	r.opened = true
 	r.mu.Unlock()
-	r.pump.start()
+	r.b.gate.pass(r)
 	close(r.ready)
 }
 
@@ -156,6 +160,7 @@ func (r *reader) stopIntake(ctx context.Context) bool {
 		if err := r.src.Close(ctx); err != nil {
 			r.b.log.Warn("event source not closed", "name", r.key.name, "group", r.key.group, "err", err)
 		}
+		r.begin()
 	}
 	return open
 }

@@ -16,7 +16,8 @@ import (
 // handled by one process of the group, also when all were away when it was
 // published. WithGroup names another group, WithPrivate gives every process its
 // own copy. Handlers of one event in one group are one dispatch, in the order
-// of WithPriority.
+// of WithPriority. One that joins a group which is being read here already gets
+// what is read from then on: subscribe those that belong together in Bus.Together.
 //
 // A listener of a session is in no group: it hears the session's events while the
 // session is open here, in the order of WithPriority, and ends with it.
@@ -177,6 +178,7 @@ func (s *scope) attach(ctx context.Context, info *typeInfo, l *listener, o *subs
 		select { // another Subscribe is opening it
 		case <-r.ready:
 			if r.add(l) {
+				r.missed(l)
 				return r, nil
 			}
 			// It failed or has closed since: start over.

@@ -79,16 +79,19 @@ func (a *app) register(ctx context.Context, b *bus.Bus) error {
 	}
 	// doc:filter
 	// Two listeners of one group, one after the other, and only for large payments.
+	// They begin together, so that no payment is for one of them alone.
 	big := filter.Where(func(e PaymentImported) bool { return e.Cents >= large })
-	_, err = bus.Subscribe(ctx, b, a.review("check"), bus.WithGroup("review"), bus.WithFilter(big),
-		bus.WithName("check"), bus.WithPriority(bus.PriorityHigh))
-	if err != nil {
+	return b.Together(func() error {
+		_, err := bus.Subscribe(ctx, b, a.review("check"), bus.WithGroup("review"), bus.WithFilter(big),
+			bus.WithName("check"), bus.WithPriority(bus.PriorityHigh))
+		if err != nil {
+			return err
+		}
+		_, err = bus.Subscribe(ctx, b, a.review("notify"), bus.WithGroup("review"), bus.WithFilter(big),
+			bus.WithName("notify"), bus.WithPriority(bus.PriorityLow))
 		return err
-	}
-	_, err = bus.Subscribe(ctx, b, a.review("notify"), bus.WithGroup("review"), bus.WithFilter(big),
-		bus.WithName("notify"), bus.WithPriority(bus.PriorityLow))
+	})
 	// doc:end
-	return err
 }
 
 // importAll is one job. Its progress is heard by this session alone, and all of it

@@ -31,11 +31,14 @@ func Example_events() {
 	// doc:event
 
 	// Two handlers of one group, the service's: one dispatch, higher priority first.
-	_, err := bus.Subscribe(ctx, b, index, bus.WithName("index"), bus.WithPriority(100))
-	// doc:end
-	check(err)
-	// doc:event
-	_, err = bus.Subscribe(ctx, b, notify, bus.WithName("notify"), bus.WithConcurrency(4))
+	// They begin together, so that neither misses what has been waiting.
+	err := b.Together(func() error {
+		_, err := bus.Subscribe(ctx, b, index, bus.WithName("index"), bus.WithPriority(100))
+		if err == nil {
+			_, err = bus.Subscribe(ctx, b, notify, bus.WithName("notify"), bus.WithConcurrency(4))
+		}
+		return err
+	})
 	// doc:end
 	check(err)
 	// doc:event
