@@ -221,6 +221,14 @@ func (s faultyDeliveries) Next(ctx context.Context) (transport.Delivery, error) 
 	return faultyDelivery{d, s.t, s.name}, nil
 }
 
+// CatchUp is the driver's.
+func (s faultyDeliveries) CatchUp(ctx context.Context, left int) error {
+	if c, ok := s.Source.(transport.CatchUpper); ok {
+		return c.CatchUp(ctx, left)
+	}
+	return nil
+}
+
 type faultyDelivery struct {
 	transport.Delivery
 	t    *faulty
