@@ -196,13 +196,11 @@ func (b *Bus) dispatch(ctx context.Context, m *Message) (any, error) {
 // deliver takes a command to its handler, here or over the transport.
 func (b *Bus) deliver(ctx context.Context, out *outgoing) (any, error) {
 	m := out.message
-	ask := b.request
 	if out.key != "" {
 		if m.Header = m.Header.Clone(); m.Header == nil {
 			m.Header = Header{}
 		}
 		m.Header.Set(headerIdempotencyKey, out.key)
-		ask = b.requestKeyed
 	}
 	if b.inProcess {
 		if h := b.handlerHere(m.Session, m.To.Name); h != nil {
@@ -221,7 +219,7 @@ func (b *Bus) deliver(ctx context.Context, out *outgoing) (any, error) {
 	if err := b.encode("execute", m.To.Name, v, m); err != nil {
 		return nil, err
 	}
-	r, err := ask(ctx, m)
+	r, err := b.request(ctx, m)
 	if err != nil {
 		return nil, fromTransport("execute", m.To.Name, m.ID, err)
 	}
@@ -241,8 +239,16 @@ const (
 )
 
 // request asks until somebody takes the message. It asks again only where it is
-// sure that nothing ran.
+// sure that nothing ran, or where the message has an idempotency key.
 func (b *Bus) request(ctx context.Context, m *transport.Message) (*transport.Message, error) {
+	if isKeyed(m) {
+		return b.requestKeyed(ctx, m)
+	}
+	return b.requestOnce(ctx, m)
+}
+
+// requestOnce is request for a command that must not run twice.
+func (b *Bus) requestOnce(ctx context.Context, m *transport.Message) (*transport.Message, error) {
 	for wait := firstReask; ; wait = min(2*wait, lastReask) {
 		r, err := b.ask(ctx, m)
 		if err == nil || !nothingRan(err) {

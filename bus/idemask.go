@@ -49,7 +49,7 @@ func (b *Bus) requestKeyed(ctx context.Context, m *transport.Message) (*transpor
 		}
 		pending++
 		wg.Go(func() {
-			r, err := b.request(trying, &one)
+			r, err := b.requestOnce(trying, &one)
 			select {
 			case replies <- keyedReply{r, err}:
 			case <-quit:

@@ -6,6 +6,8 @@ import (
 	"time"
 	"unicode"
 	"unicode/utf8"
+
+	"github.com/jitney-bus/jitney/transport"
 )
 
 // maxIdempotencyKeyLen bounds an idempotency key, in bytes.
@@ -70,6 +72,9 @@ func WithIdempotencyKey(key string) ExecuteOption {
 func WithIdempotency() ExecuteOption {
 	return executeOption(func(o *executeOptions) { o.idempotent = true })
 }
+
+// isKeyed reports whether a command has an idempotency key.
+func isKeyed(m *transport.Message) bool { return m.Header[headerIdempotencyKey] != nil }
 
 func checkIdempotencyKey(key string) error {
 	switch {

@@ -53,6 +53,7 @@ func (r *redriver) commandCopy(d DeadLetter) *transport.Message {
 	if m.Header = m.Header.Clone(); m.Header == nil {
 		m.Header = Header{}
 	}
+	delete(m.Header, headerAsked) // it is a call of its own
 	return &m
 }
 

@@ -222,7 +222,7 @@ func (s *scope) newDirectCall(ctx context.Context, h *commandHandler) *call {
 // local runs the handler for a message of this process that had to take the
 // sending chain, and returns when ctx ends at the latest.
 func (h *commandHandler) local(ctx context.Context, m *transport.Message, out *outgoing) (any, error) {
-	if out.key != "" {
+	if isKeyed(m) {
 		return h.localKeyed(ctx, m, out)
 	}
 	k := h.scope.newDirectCall(ctx, h)
@@ -258,7 +258,7 @@ func (h *commandHandler) answer(req transport.Request) {
 // serveOne runs the handler for a request whose slot is taken, and replies.
 func (h *commandHandler) serveOne(k *call, req transport.Request) {
 	tm := req.Message()
-	if tm.Header[headerIdempotencyKey] != nil {
+	if isKeyed(tm) {
 		h.serveKeyed(k, req)
 		return
 	}

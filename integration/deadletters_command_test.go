@@ -338,3 +338,25 @@ func TestRedriveOfACommandWhoseHandlerDies(t *testing.T) {
 		require.Equal(w, "ada", w.only(ops).ID)
 	})
 }
+
+// What has succeeded meanwhile, under its key, does not run again.
+func TestRedriveOfACommandThatHasSucceeded(t *testing.T) {
+	everywhere(t, func(w *world) {
+		tr := w.open()
+		b, ops := w.busOn(tr, bus.Config{}), w.bus(bus.Config{Service: "ops"})
+		c := w.creates(b)
+		_, err := bus.Execute(w.Context(), ops, createUser{Name: "ada"}, bus.WithIdempotencyKey("k"))
+		require.NoError(w, err)
+		for _, from := range []*bus.Bus{b, ops} {
+			w.add(tr, w.commandLetter("ada", "k"))
+			_, err := from.DeadLetters().Redrive(w.Context(), "ada")
+			require.NoError(w, err)
+			w.deadLetters(tr, 0)
+		}
+		w.add(tr, w.commandLetter("bob", "k"))
+		_, err = ops.DeadLetters().Redrive(w.Context(), "bob")
+		require.ErrorIs(w, err, bus.ErrIdempotencyConflict)
+		require.Len(w, w.deadLetters(tr, 1), 1)
+		require.Equal(w, []string{"ada"}, c.seen.all())
+	})
+}
