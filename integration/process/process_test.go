@@ -57,7 +57,7 @@ type whoAreYou struct{ bus.Command[string] }
 
 type noted struct{ Text string }
 
-// child opens sessions and says on standard output what happens to it, until
+// child opens sessions, handles jobs and says on standard output what happens to it, until
 // standard input ends.
 func child(url string, ids []string) error {
 	ctx, cancel := signal.NotifyContext(context.Background(), os.Interrupt)
@@ -72,6 +72,9 @@ func child(url string, ids []string) error {
 	}
 	b, err := bus.New(tr, bus.Config{Service: "svc"})
 	if err != nil {
+		return err
+	}
+	if err := handleJobs(ctx, b); err != nil {
 		return err
 	}
 	for _, id := range ids {
