@@ -32,6 +32,16 @@ type None struct{}
 // once (WithConcurrency), under a context that ends with the caller's deadline
 // and with the scope; a panic of fn is an error to the caller.
 //
+// A failure is the caller's to deal with, unless the handler has a retry policy
+// (WithRetry, Config.Retries, Config.CommandRetry). Then fn runs again here, while its
+// caller waits and within its deadline: a retry that would begin after that is not made,
+// and the caller has the last error at once, with the number of runs in Error.Attempts.
+// Never followed by a retry are Permanent, what the policy calls final, the errors of
+// Config.Errors, CodeInvalid, what a middleware returned without calling fn, and the end
+// of the caller's time. What waits keeps its place in WithConcurrency; Close ends the
+// wait, and the caller has the last error. Only fn's author knows whether it may run
+// twice.
+//
 // Processes of one service (Config.Service) share a command and compete for
 // it. ErrHandled: this scope has a handler for it. ErrOwned: another live
 // service handles it. CodeInvalid: C or an option breaks a rule.
@@ -80,7 +90,7 @@ func HandleNone[C Returning[None]](ctx context.Context, s Scope, fn func(context
 // of commands.
 //
 // With a transport in this process and a ctx that cannot be cancelled (its Done is
-// nil, as of context.Background) the handler runs on the caller's own goroutine:
+// nil, as of context.Background) a handler without middleware and retries runs on the caller's own goroutine:
 // Execute then returns when the handler does, which sees Config.ExecuteTimeout as
 // its deadline and may ignore it.
 func Execute[C Returning[R], R any](ctx context.Context, s Scope, c C, opts ...ExecuteOption) (R, error) {
@@ -203,8 +213,7 @@ func callDirect[C, R any](ctx context.Context, k *call, h *commandHandler, fn fu
 		}
 		r, err := invoke(k, h, fn, c)
 		if err != nil {
-			h.ended(k, err)
-			return zero, h.failed(k, err)
+			return zero, h.ended(&running{k: k, err: err})
 		}
 		return r, nil
 	}
@@ -216,7 +225,12 @@ func callDirect[C, R any](ctx context.Context, k *call, h *commandHandler, fn fu
 	}
 	run := &directRun[R]{done: make(chan struct{})}
 	go func() {
-		defer func() { h.ended(k, run.err); close(run.done) }()
+		defer func() {
+			if run.err != nil {
+				run.err = h.ended(&running{k: k, err: run.err})
+			}
+			close(run.done)
+		}()
 		run.err = errGoexit
 		run.r, run.err = invoke(k, h, fn, c)
 	}()
@@ -224,7 +238,7 @@ func callDirect[C, R any](ctx context.Context, k *call, h *commandHandler, fn fu
 		return zero, fromTransport("execute", h.info.name, k.id(), err)
 	}
 	if run.err != nil {
-		return zero, h.failed(k, run.err)
+		return zero, run.err
 	}
 	return run.r, nil
 }

@@ -55,8 +55,13 @@ type Config struct {
 	// Retry is when a failed event handler runs again. Default: 3 retries after
 	// 100 ms, doubling up to 10 s, with full jitter.
 	Retry resilience.Retry
-	// Retries are the policies of single events by their wire name, instead of
-	// Retry. A handler's own, of WithRetry, comes before them. Default: none.
+	// CommandRetry is when a failed command handler runs again, while its caller
+	// waits: see Handle. Its zero value has the defaults of resilience.Retry. Default:
+	// nil, never, because only the handler's author knows whether it may.
+	CommandRetry *resilience.Retry
+	// Retries are the policies of single events and commands by their wire name,
+	// instead of Retry and CommandRetry. A handler's own, of WithRetry, comes before
+	// them. Default: none.
 	Retries map[string]resilience.Retry
 
 	// CommandBreaker makes Execute fail at once, with CodeOpen, while a command's
@@ -203,6 +208,11 @@ func (c Config) Validate() error {
 	c.Backpressure.check(bad)
 	if err := c.Retry.Validate(); err != nil {
 		bad("Config.Retry: %w", err)
+	}
+	if r := c.CommandRetry; r != nil {
+		if err := r.Validate(); err != nil {
+			bad("Config.CommandRetry: %w", err)
+		}
 	}
 	for name, r := range c.Retries {
 		if err := errors.Join(checkName(name), r.Validate()); err != nil {

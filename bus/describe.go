@@ -51,7 +51,8 @@ type HandlerDescription struct {
 	// handler handles at once in this process.
 	Priority    int `json:"priority"`
 	Concurrency int `json:"concurrency"`
-	// Retry is a listener's retry policy in words, Breaker the circuit breaker of its
+	// Retry is the retry policy in words, "" for a command that is never retried, Breaker
+	// the circuit breaker of its
 	// group, and Batch what bounds the batches of SubscribeBatch.
 	Retry   string `json:"retry,omitempty"`
 	Breaker string `json:"breaker,omitempty"`
@@ -140,9 +141,17 @@ func (h *commandHandler) describe(name *funcNames) HandlerDescription {
 	b := h.scope.bus
 	return HandlerDescription{
 		Kind: KindCommand, Name: h.info.name, Type: h.goType.String(), Handler: h.who.handler, Session: h.scope.id(),
-		Concurrency: h.slots.limit(), Chain: name.chain(b.cfg.Receiving, h.own),
+		Concurrency: h.slots.limit(), Retry: h.retryText(), Chain: name.chain(b.cfg.Receiving, h.own),
 		Places: b.places(KindCommand, h.scope.address(h.info.name)),
 	}
+}
+
+// retryText is the handler's policy in words, "" for none.
+func (h *commandHandler) retryText() string {
+	if h.retry == nil {
+		return ""
+	}
+	return h.retry.String()
 }
 
 // registered is what a listener was registered with and does not need to run.

@@ -68,7 +68,7 @@ func (h HandlerDescription) details(retry string) [][2]string {
 		}
 		chain = append(chain, name)
 	}
-	if h.Retry == retry {
+	if h.Kind == KindEvent && h.Retry == retry {
 		retry = ""
 	} else {
 		retry = h.Retry

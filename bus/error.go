@@ -189,10 +189,9 @@ type permanentError struct{ err error }
 func (e *permanentError) Error() string { return e.err.Error() }
 func (e *permanentError) Unwrap() error { return e.err }
 
-// Permanent marks an event handler's error as one that no retry will mend: the
-// event becomes a dead letter at once. Permanent(nil) is nil. On a command it
-// changes nothing, except that the failure does not count for a circuit breaker: commands
-// are not retried.
+// Permanent marks a handler's error as one that no retry will mend: an event becomes
+// a dead letter at once, and a command's caller has the error at once. For a circuit
+// breaker before the command the failure does not count. Permanent(nil) is nil.
 func Permanent(err error) error {
 	if err == nil {
 		return nil
@@ -209,10 +208,10 @@ type retryAfterError struct {
 func (e *retryAfterError) Error() string { return e.err.Error() }
 func (e *retryAfterError) Unwrap() error { return e.err }
 
-// RetryAfter makes the retry of an event handler's error wait for d instead of
-// the policy's delay. It still counts as an attempt, and is not made if it would
-// begin after the policy's Within. RetryAfter(d, nil) is nil; a negative d is no
-// delay.
+// RetryAfter makes the retry of a handler's error wait for d instead of the policy's
+// delay. It still counts as an attempt, and is not made if it would begin after the
+// policy's Within, or for a command after its caller's deadline. On a command without
+// a policy it changes nothing. RetryAfter(d, nil) is nil; a negative d is no delay.
 func RetryAfter(d time.Duration, err error) error {
 	if err == nil {
 		return nil

@@ -7,6 +7,7 @@ import (
 	"time"
 
 	"github.com/jitney-bus/jitney/bus"
+	"github.com/jitney-bus/jitney/resilience"
 	"github.com/jitney-bus/jitney/transport/memory"
 )
 
@@ -192,4 +193,46 @@ func ExampleWithConcurrency() {
 	}
 	fmt.Println(deleted)
 	// Output: 100
+}
+
+// A command is retried where it runs, if its author says that it may run twice. The
+// caller waits, and is told how often it ran.
+func ExampleConfig_commandRetry() {
+	ctx := context.Background()
+	b, err := bus.New(memory.New(memory.Config{}), bus.Config{
+		CommandRetry: &resilience.Retry{MaxRetries: 2, Initial: time.Millisecond},
+	})
+	must(err)
+	defer b.Close(ctx)
+	must(bus.Handle(ctx, b, func(ctx context.Context, c CreateUser) (UserID, error) {
+		m, _ := bus.MetaFrom(ctx)
+		if c.Name == "ada" && m.Attempt == 2 {
+			return "ada", nil
+		}
+		return "", errors.New("database is locked")
+	}))
+
+	fmt.Println(bus.Execute(ctx, b, CreateUser{Name: "ada"}))
+	_, err = bus.Execute(ctx, b, CreateUser{Name: "bob"})
+	var e *bus.Error
+	errors.As(err, &e)
+	fmt.Println(e, "after", e.Attempts, "attempts")
+	// Output:
+	// ada <nil>
+	// execute user.create: database is locked after 3 attempts
+}
+
+func ExampleWithRetry_command() {
+	ctx := context.Background()
+	b, err := bus.New(memory.New(memory.Config{}), bus.Config{})
+	must(err)
+	defer b.Close(ctx)
+	must(bus.Handle(ctx, b, func(ctx context.Context, c CreateUser) (UserID, error) {
+		if m, _ := bus.MetaFrom(ctx); m.Attempt == 1 {
+			return "", errors.New("somebody was faster")
+		}
+		return "ada", nil
+	}, bus.WithRetry(resilience.Retry{Immediate: 3})))
+	fmt.Println(bus.Execute(ctx, b, CreateUser{Name: "ada"}))
+	// Output: ada <nil>
 }

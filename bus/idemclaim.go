@@ -65,8 +65,8 @@ func (x *keyedCall) claim() (*idemClaim, *keyedOutcome) {
 }
 
 // hold renews the claim until release. A claim that is lost, or cannot be renewed in
-// time, cancels the handler.
-func (c *idemClaim) hold() {
+// time, cancels the handler, by abort.
+func (c *idemClaim) hold(abort func(error)) {
 	ctx, cancel := context.WithCancel(context.Background())
 	c.stop, c.done = cancel, make(chan struct{})
 	go func() {
@@ -81,7 +81,7 @@ func (c *idemClaim) hold() {
 			case ctx.Err() != nil:
 				return
 			case errors.Is(err, ErrLeaseLost), c.left() <= 0:
-				c.x.k.abort(ErrLeaseLost)
+				abort(ErrLeaseLost)
 				return
 			}
 		}

@@ -38,6 +38,7 @@ type keyedOutcome struct {
 	ran    bool        // the handler ran for it, and this is what it returned
 	kept   *idemRecord // it is what an earlier run had come to, a success
 	failed *wireError  // or a failure
+	logged bool        // the log has err already
 }
 
 // nothingRun is the outcome of a call that did not get as far as the handler.
@@ -75,6 +76,7 @@ func (h *commandHandler) serveKeyed(k *call, req transport.Request) {
 	refuse := func(err error) {
 		h.leave(k)
 		k.attempt = 0
+		h.scope.bus.logCommand(k, err)
 		h.reply(k, req, nil, err)
 	}
 	v, err := h.open(k, tm)
@@ -88,10 +90,8 @@ func (h *commandHandler) serveKeyed(k *call, req transport.Request) {
 		return
 	}
 	x.serve(v, func(o keyedOutcome) {
-		if !o.ran {
-			k.attempt = 0
-		}
-		h.replyKeyed(k, req, o)
+		x.log(&o)
+		h.replyKeyed(x.k, req, o)
 	})
 }
 
@@ -111,10 +111,8 @@ func (h *commandHandler) localKeyed(ctx context.Context, m *transport.Message, o
 	var o keyedOutcome
 	done := make(chan struct{})
 	go x.serve(m.Value, func(out keyedOutcome) {
-		if o = out; !o.ran {
-			k.attempt = 0
-		}
-		h.ended(k, o.err)
+		o = out
+		x.log(&o)
 		close(done)
 	})
 	if err := awaitDirect(ctx, k, done); err != nil {
@@ -125,7 +123,7 @@ func (h *commandHandler) localKeyed(ctx context.Context, m *transport.Message, o
 	case o.failed != nil:
 		return nil, b.fromWire(k.who.name, m.ID, *o.failed)
 	case o.err != nil: // its code is what it is to be already
-		return nil, b.fromWire(k.who.name, m.ID, b.toWire(o.err, int(k.attempt)))
+		return nil, b.fromWire(k.who.name, m.ID, b.toWire(o.err, int(x.k.attempt)))
 	case o.kept != nil:
 		v, err := h.stored(reply{b, k.who.name, m.ID, o.kept.message()})
 		if err != nil {
@@ -137,6 +135,16 @@ func (h *commandHandler) localKeyed(ctx context.Context, m *transport.Message, o
 		out.receipt.Service, out.receipt.Repeated = b.cfg.Service, !o.ran
 	}
 	return out.result(r)
+}
+
+// log tells of a failure of the call's own.
+func (x *keyedCall) log(o *keyedOutcome) {
+	if !o.ran {
+		x.k.attempt = 0
+	}
+	if o.err != nil && !o.logged {
+		x.h.scope.bus.logCommand(x.k, o.err)
+	}
 }
 
 // withName says in an error which command it is about.
@@ -188,12 +196,15 @@ func (x *keyedCall) turn(v any, settle func(keyedOutcome)) (settled bool) {
 // handle runs the handler and records what comes of it. nil: another run has taken
 // the claim over, and what counts is what that comes to.
 func (x *keyedCall) handle(claim *idemClaim, v any) (o *keyedOutcome) {
-	claim.hold()
-	var result any
-	err := error(errGoexit)
-	defer func() { o = x.conclude(claim, result, err) }() // also when the handler ends this goroutine
-	result, err = x.h.handle(x.k, v)
-	err = x.k.outcome(err)
+	r := &running{k: x.k, aborted: make(chan struct{})}
+	claim.hold(r.abort)
+	defer func() { // also when the handler ends this goroutine
+		x.k = r.k
+		if o = x.conclude(claim, r.result, x.k.outcome(r.err)); o != nil {
+			o.logged = r.logged
+		}
+	}()
+	x.h.handleAll(r, v)
 	return nil
 }
 

@@ -63,8 +63,8 @@ type Meta struct {
 	// Group and Handler name who handles it: Group is "" for a command and for
 	// a private subscription.
 	Group, Handler string
-	// Attempt is 1 for the first run of this handler for this message, and for
-	// every command. Each failed run counts, and so does a delivery that came to
+	// Attempt is 1 for the first run of this handler for this message. Each failed
+	// run counts, and for an event so does a delivery that came to
 	// nothing that is known: its process crashed, its lease was lost, or its
 	// settlement, retry copy or dead letter could not be stored. So it may be more
 	// than the times that the handler ran. What Close hands back does not count.

@@ -22,12 +22,14 @@ const (
 	// what it returned, Elapsed how long it took. The event is not settled yet.
 	StageHandled
 	// StageRetrying: after a failed run the event waits for its next one, for
-	// Delay, in this process or in the broker. Err is why.
+	// Delay, in this process or in the broker. A command waits where it runs. Err is
+	// why.
 	StageRetrying
 	// StageReturned: a listener did not run, or was cut short by Close, or lost
 	// the lease on its delivery. The event goes back to the group; what only a
 	// private listener wanted ends with it. It also ends a wait in this process,
-	// for a retry or for a listener of higher priority, when the reader closes.
+	// for a retry or for a listener of higher priority, when the reader closes; of a
+	// command it only ends the wait for a retry, when the bus or its session closes.
 	// Handler is "" if no listener was there.
 	StageReturned
 	// StageDeadLettered: the dead letter is stored. Err is why. Handler is "" for

@@ -68,6 +68,7 @@ type publishOptions struct {
 type handleOptions struct {
 	concurrency int
 	middleware  []Middleware
+	retry       *resilience.Retry
 	errs        []error
 }
 
@@ -78,7 +79,6 @@ type subscribeOptions struct {
 	name     string
 	priority int
 	start    transport.Start
-	retry    *resilience.Retry
 	filters  []Filter
 	batch    *batching // of SubscribeBatch
 	breaker  *resilience.Breaker
@@ -324,10 +324,11 @@ func WithStart(s Start) ListenOption {
 	return listenOption(func(o *subscribeOptions) { o.start = s.start })
 }
 
-// WithRetry is this handler's retry policy instead of those of Config.Retries and
-// Config.Retry.
-func WithRetry(r resilience.Retry) ListenOption {
-	return listenOption(func(o *subscribeOptions) {
+// WithRetry is this handler's retry policy instead of those of Config.Retries, and of
+// Config.Retry or Config.CommandRetry. A command is retried where it runs, while its
+// caller waits: see Handle.
+func WithRetry(r resilience.Retry) RegisterOption {
+	return registerOption(func(o *handleOptions) {
 		if err := r.Validate(); err != nil {
 			o.bad("retry: %w", err)
 		}

@@ -9,3 +9,19 @@ func (b *Bus) eventRetry(name string) resilience.Retry {
 	}
 	return b.cfg.Retry
 }
+
+// commandRetry is the policy of a command's handler, whose own is given; nil if it is
+// never run again.
+func (b *Bus) commandRetry(name string, own *resilience.Retry) *resilience.Retry {
+	r := own
+	if byName, ok := b.cfg.Retries[name]; ok && r == nil {
+		r = &byName
+	}
+	if r == nil {
+		r = b.cfg.CommandRetry
+	}
+	if r == nil || r.Attempts() == 1 {
+		return nil
+	}
+	return r
+}

@@ -15,15 +15,17 @@ import (
 // replyTimeout bounds the sending of a reply, whatever became of the handler.
 const replyTimeout = 5 * time.Second
 
+// reply answers with a result, or with an error that is logged.
 func (h *commandHandler) reply(k *call, req transport.Request, result any, err error) {
 	b := h.scope.bus
 	tm := req.Message()
 	r := b.spare.message()
 	if err == nil {
-		err = h.encodeResult(tm.ContentType, result, r)
+		if err = h.encodeResult(tm.ContentType, result, r); err != nil {
+			b.logCommand(k, err)
+		}
 	}
 	if err != nil {
-		b.logCommand(k, err)
 		b.encodeError(r, b.toWire(err, int(k.attempt)))
 	}
 	h.send(k, req, r, err)
@@ -44,6 +46,7 @@ func (h *commandHandler) replyKeyed(k *call, req transport.Request, o keyedOutco
 		if h.scope.bus.inProcess {
 			v, err := h.stored(reply{h.scope.bus, k.who.name, k.id(), r})
 			if err != nil {
+				h.scope.bus.logCommand(k, err)
 				h.reply(k, req, nil, err)
 				return
 			}

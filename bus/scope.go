@@ -213,7 +213,7 @@ func (s *scope) direct(ctx context.Context, t reflect.Type) *commandHandler {
 	} else if s.session.isClosed() {
 		return nil
 	}
-	if h := s.commands.Load().byType[t]; h != nil && h.run == nil && h.live.Load() {
+	if h := s.commands.Load().byType[t]; h != nil && h.run == nil && h.retry == nil && h.live.Load() {
 		return h
 	}
 	return nil

@@ -4,9 +4,11 @@ import (
 	"context"
 	"fmt"
 	"reflect"
+	"sync"
 	"sync/atomic"
 	"time"
 
+	"github.com/jitney-bus/jitney/resilience"
 	"github.com/jitney-bus/jitney/transport"
 )
 
@@ -25,6 +27,7 @@ type commandHandler struct {
 	stored func(reply) (any, error)                // decodes a result that was kept
 	run    Func                                    // the receiving chain around inner; nil if there is none
 	own    []Middleware                            // the handler's own part of it
+	retry  *resilience.Retry                       // nil: it is never run again
 	tally  *tally
 
 	// slots bounds what runs at once, whichever way it came, and holds one for
@@ -38,7 +41,10 @@ type commandHandler struct {
 
 	live   atomic.Bool // takes calls of this process
 	source transport.Source[transport.Request]
-	pump   *pump[transport.Request]
+	// stopping is closed when no retry is to wait or begin any more.
+	stopping chan struct{}
+	stopOnce sync.Once
+	pump     *pump[transport.Request]
 }
 
 // handle registers h. The order matters: the name is reserved here, then owned
@@ -71,6 +77,7 @@ func (s *scope) handle(ctx context.Context, h *commandHandler, opts []HandleOpti
 	h.slots, h.own = newSlots(o.concurrency), o.middleware
 	h.attached = make(chan struct{}, attachedPerRun*o.concurrency)
 	h.closing, h.stop = context.WithCancel(context.Background())
+	h.retry, h.stopping = b.commandRetry(h.info.name, o.retry), make(chan struct{})
 	if len(b.cfg.Receiving)+len(o.middleware) > 0 {
 		h.run = protect(chain(b.cfg.Receiving, chain(o.middleware, func(ctx context.Context, m *Message) (any, error) {
 			if m.ran != nil {
@@ -130,6 +137,7 @@ func (h *commandHandler) close(ctx context.Context) {
 // stopIntake stops taking requests from the transport, has those answered that
 // wait there or for another run of their key, and waits for those that were taken.
 func (h *commandHandler) stopIntake(ctx context.Context) {
+	h.stopRetries()
 	if err := h.source.Close(ctx); err != nil {
 		h.scope.bus.log.Warn("command source not closed", "name", h.info.name, "err", err)
 	}
@@ -188,19 +196,30 @@ func (h *commandHandler) leave(k *call) {
 	h.slots.leave(k)
 }
 
-// failed is what the caller of this process sees of the handler's error: no more
-// and no less than one of another process.
-func (h *commandHandler) failed(k *call, err error) error {
-	b := h.scope.bus
-	w := b.toWire(k.outcome(err), int(k.attempt))
-	return b.fromWire(k.who.name, k.id(), w)
+// conclude logs a failure, also when nobody waits for it any more, and returns it as
+// the caller may take it.
+func (h *commandHandler) conclude(r *running) error {
+	if r.err == nil {
+		return nil
+	}
+	if !r.logged {
+		h.scope.bus.logCommand(r.k, r.err)
+	}
+	if r.k.attempt == 0 { // nothing ran
+		return r.err
+	}
+	return r.k.outcome(r.err)
 }
 
-// ended tells of a failure, also when nobody waits for it any more.
-func (h *commandHandler) ended(k *call, err error) {
-	if err != nil {
-		h.scope.bus.logCommand(k, err)
+// ended is conclude for a caller of this process, who sees no more and no less of the
+// error than one of another process.
+func (h *commandHandler) ended(r *running) error {
+	err := h.conclude(r)
+	if err == nil {
+		return nil
 	}
+	b, k := h.scope.bus, r.k
+	return b.fromWire(k.who.name, k.id(), b.toWire(err, int(k.attempt)))
 }
 
 // newDirectCall is the call of a command that never leaves the process.
@@ -230,17 +249,21 @@ func (h *commandHandler) local(ctx context.Context, m *transport.Message, out *o
 	if err := h.enter(ctx, k); err != nil {
 		return nil, err
 	}
-	run := &directRun[any]{err: errGoexit, done: make(chan struct{})}
+	run := &directRun[any]{done: make(chan struct{})}
 	go func() {
-		defer func() { h.ended(k, run.err); close(run.done) }()
-		defer h.leave(k)
-		run.r, run.err = h.handle(k, m.Value)
+		r := &running{k: k}
+		defer func() { // also when the handler ends this goroutine
+			run.r, run.err = r.result, h.ended(r)
+			h.leave(r.k)
+			close(run.done)
+		}()
+		h.handleAll(r, m.Value)
 	}()
 	if err := awaitDirect(ctx, k, run.done); err != nil {
 		return nil, fromTransport("execute", k.who.name, m.ID, err)
 	}
 	if run.err != nil {
-		return nil, h.failed(k, run.err)
+		return nil, run.err
 	}
 	if out.receipt != nil {
 		out.receipt.Service = h.scope.bus.cfg.Service
@@ -262,21 +285,20 @@ func (h *commandHandler) serveOne(k *call, req transport.Request) {
 		h.serveKeyed(k, req)
 		return
 	}
-	var result any
-	err := error(errGoexit)
+	r := &running{k: k}
 	defer func() { // also when the handler ends this goroutine
-		h.leave(k)
-		h.reply(k, req, result, err)
+		err := h.conclude(r)
+		h.leave(r.k)
+		h.reply(r.k, req, r.result, err)
 	}()
 	v, refused := h.open(k, tm)
 	if refused != nil {
 		k.attempt = 0 // nothing ran
-		err = refused
+		r.err = refused
 		h.tally.refuse(refused)
 		return
 	}
-	result, err = h.handle(k, v)
-	err = k.outcome(err)
+	h.handleAll(r, v)
 }
 
 // open decodes the command of a request. Its error says why the handler is not

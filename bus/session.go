@@ -170,6 +170,7 @@ func (s *Session) end(ctx context.Context, reason EndReason, cause error) error 
 		}
 	}
 	s.reason, s.err = reason, cause
+	s.own.stopRetries() // nothing that finishes is to wait for one
 	if from == nil {
 		s.finish(ctx, s.own.catchUp(ctx, nil))
 		return s.closeErr

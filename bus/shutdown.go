@@ -22,6 +22,7 @@ func (s *scope) close(ctx context.Context, inside func(context.Context) error) e
 	s.closing = true
 	readers := slices.AppendSeq(slices.Collect(maps.Values(s.readers)), maps.Keys(s.privates))
 	s.mu.Unlock()
+	s.stopRetries() // nothing that finishes is to wait for one
 
 	// Past ctx's end, the same waits go on for the grace, with cancelled handlers.
 	hard, cancel := context.WithCancel(context.WithoutCancel(ctx))

@@ -45,6 +45,9 @@ func (s *slots) enter(k *call, i int32) {
 	s.running[i].Store(k)
 }
 
+// rest notes that nothing runs in k's place, which it keeps.
+func (s *slots) rest(k *call) { s.running[k.place].Store(nil) }
+
 // leave gives k's place back.
 func (s *slots) leave(k *call) {
 	s.running[k.place].Store(nil)

@@ -27,7 +27,7 @@ type (
 
 // right compiles, so that what follows fails for its own reason.
 func right(ctx context.Context, b *bus.Bus) {
-	_ = bus.Handle(ctx, b, func(context.Context, createUser) (userID, error) { return "", nil }, bus.WithConcurrency(1))
+	_ = bus.Handle(ctx, b, func(context.Context, createUser) (userID, error) { return "", nil }, bus.WithConcurrency(1), bus.WithRetry(resilience.Retry{}))
 	_ = bus.HandleNone(ctx, b, func(context.Context, *deleteUser) error { return nil })
 	var id userID
 	id, _ = bus.Execute(ctx, b, createUser{}, bus.WithID("a"), bus.WithReceipt(nil))
@@ -84,7 +84,6 @@ func options(ctx context.Context, b *bus.Bus) {
 	_ = bus.Publish(ctx, b, userCreated{}, bus.WithReceipt(nil))         // want: does not implement bus.PublishOption
 	_ = bus.Publish(ctx, b, userCreated{}, bus.WithGroup("a"))           // want: does not implement bus.PublishOption
 	_ = bus.Handle(ctx, b, create, bus.WithGroup("a"))                   // want: does not implement bus.HandleOption
-	_ = bus.Handle(ctx, b, create, bus.WithRetry(resilience.Retry{}))    // want: does not implement bus.HandleOption
 	_ = bus.Handle(ctx, b, create, bus.WithID("a"))                      // want: does not implement bus.HandleOption
 	_ = bus.Handle(ctx, b, create, bus.WithBatchSize(1))                 // want: does not implement bus.HandleOption
 	_, _ = bus.Subscribe(ctx, b, created, bus.WithBatchSize(1))          // want: does not implement bus.SubscribeOption
