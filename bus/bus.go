@@ -47,6 +47,7 @@ type Bus struct {
 	// guards: commands may have circuit breakers.
 	guards bool
 
+	draining atomic.Bool   // by Drain or Close
 	closed   atomic.Bool   // no new calls from outside handlers
 	closeErr error         // set before done is closed
 	done     chan struct{} // closed when Close has finished
@@ -107,12 +108,22 @@ func (b *Bus) scope() *scope { return b.root }
 // clock is for differences only. It costs half of time.Now.
 func (b *Bus) clock() time.Duration { return time.Since(b.epoch) }
 
-// Run blocks until ctx is cancelled and then closes the bus, waiting for running
-// handlers up to Config.CloseTimeout. It returns Close's error.
+// Run blocks until ctx is cancelled and then closes the bus: it drains, goes on for
+// Config.DrainDelay, and waits for running handlers up to Config.CloseTimeout. It
+// returns Close's error.
 func (b *Bus) Run(ctx context.Context) error {
 	select {
 	case <-ctx.Done():
 	case <-b.done:
+	}
+	b.Drain()
+	if b.cfg.DrainDelay > 0 {
+		t := time.NewTimer(b.cfg.DrainDelay)
+		defer t.Stop()
+		select {
+		case <-t.C:
+		case <-b.done:
+		}
 	}
 	return b.Close(context.WithoutCancel(ctx))
 }
@@ -135,6 +146,7 @@ func (b *Bus) Run(ctx context.Context) error {
 // the first one and returns its error. Called from a handler it cannot wait for
 // that handler and will name it.
 func (b *Bus) Close(ctx context.Context) error {
+	b.Drain()
 	if b.closed.Swap(true) {
 		select {
 		case <-b.done:

@@ -116,6 +116,11 @@ type Config struct {
 	// MaxAckPending bounds the unsettled events of one group and name over all
 	// processes. Default 10,000.
 	MaxAckPending int
+	// DrainDelay is how long Run goes on, taking work, after it has made the bus say
+	// that it is not ready any more: as long as it takes those who send work to the
+	// process to notice. Default: none. In Kubernetes, two periods of the readiness
+	// probe are enough.
+	DrainDelay time.Duration
 	// CloseTimeout is how long Close waits for running handlers when its ctx has
 	// no deadline, and how long Run waits. Default 10 s.
 	CloseTimeout time.Duration
@@ -226,7 +231,7 @@ func (c Config) Validate() error {
 	}{
 		{"ExecuteTimeout", c.ExecuteTimeout}, {"PublishTimeout", c.PublishTimeout},
 		{"AckWait", c.AckWait}, {"MaxRun", c.MaxRun}, {"CloseTimeout", c.CloseTimeout},
-		{"BatchTimeout", c.BatchTimeout}, {"IdempotencyWindow", c.IdempotencyWindow},
+		{"BatchTimeout", c.BatchTimeout}, {"DrainDelay", c.DrainDelay}, {"IdempotencyWindow", c.IdempotencyWindow},
 	} {
 		if d.v < 0 {
 			bad("Config.%s: %v is negative; 0 is the default", d.name, d.v)

@@ -135,6 +135,13 @@ func (l *lease) valid() bool {
 	return time.Since(l.renewed) < l.ttl
 }
 
+// held reports whether there is a lease to renew.
+func (l *lease) held() bool {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.revision != 0
+}
+
 // open creates the lease and starts to renew it, once.
 func (l *lease) open(ctx context.Context) error {
 	l.mu.Lock()

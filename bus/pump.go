@@ -23,8 +23,9 @@ type pump[T any] struct {
 	log   *slog.Logger
 
 	mu      sync.Mutex
-	workers int // alive
-	waiting int // of those, in Next
+	workers int   // alive
+	waiting int   // of those, in Next
+	failed  error // of the last Next
 
 	ended chan struct{} // closed when the last worker has ended
 }
@@ -34,6 +35,14 @@ type intake interface {
 	start()
 	raise(limit int)
 	done() <-chan struct{}
+	failing() error
+}
+
+// failing returns the error that the source handed out last, instead of an item.
+func (p *pump[T]) failing() error {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	return p.failed
 }
 
 // done is closed when the last worker has ended, after the source was closed.
@@ -117,6 +126,9 @@ func (p *pump[T]) lead(err error) bool {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	p.waiting--
+	if err != nil || p.failed != nil {
+		p.failed = err
+	}
 	if errors.Is(err, transport.ErrClosed) {
 		return false
 	}

@@ -93,6 +93,26 @@ type Locator interface {
 	Locate(kind string, a Address) []string
 }
 
+// HealthChecker is implemented by a driver that knows how it and its broker are.
+type HealthChecker interface {
+	// Health returns what the driver can check, in the same order each time. It may
+	// ask the broker, within ctx: what it does not learn by then is a check that
+	// fails. It works on a closed transport too.
+	Health(ctx context.Context) []Check
+}
+
+// Check is one thing that is well or not.
+type Check struct {
+	// Name tells it from the others: [a-z_].
+	Name string
+	// Err is why it is not well; Usable says that the transport works all the same.
+	// Neither has a secret in its text.
+	Err    error
+	Usable bool
+	// Note is what is worth knowing of it though it is well.
+	Note string
+}
+
 // CatchUpper is implemented by the source of a private reader. The bus closes a
 // session only after its listeners have seen what was published in it.
 type CatchUpper interface {

@@ -40,7 +40,7 @@ func newProcess(h *Harness, tr transport.Transport) *process {
 	return p
 }
 
-// InProcess, Codec and Locate are what the bus asks of a driver besides.
+// InProcess, Codec, Locate and Health are what the bus asks of a driver besides.
 
 func (p *process) InProcess() bool {
 	d, ok := p.Transport.(transport.InProcess)
@@ -57,6 +57,13 @@ func (p *process) Codec() codec.Codec {
 func (p *process) Locate(kind string, a transport.Address) []string {
 	if d, ok := p.Transport.(transport.Locator); ok {
 		return d.Locate(kind, a)
+	}
+	return nil
+}
+
+func (p *process) Health(ctx context.Context) []transport.Check {
+	if d, ok := p.Transport.(transport.HealthChecker); ok {
+		return d.Health(ctx)
 	}
 	return nil
 }

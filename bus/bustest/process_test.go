@@ -51,6 +51,7 @@ func TestOptionalPowers(t *testing.T) {
 	require.True(t, tr.(transport.InProcess).InProcess())
 	require.Nil(t, tr.(interface{ Codec() codec.Codec }).Codec())
 	require.Equal(t, []string{"event", "a"}, tr.(transport.Locator).Locate("event", transport.Address{Name: "a"}))
+	require.Len(t, tr.(transport.HealthChecker).Health(t.Context()), 1)
 	src, err := tr.Subscribe(t.Context(), transport.Subscription{Name: "a"})
 	require.NoError(t, err)
 	require.ErrorIs(t, src.(transport.CatchUpper).CatchUp(t.Context(), 0), errCatchUp)

@@ -59,6 +59,7 @@ var rules = []rule{
 	// On top of the bus.
 	{packages: []string{"./metrics/..."}, links: join(leaves, []string{"./bus", "./metrics/...", "github.com/prometheus/...", "google.golang.org/protobuf/...",
 		"github.com/beorn7/perks/...", "github.com/cespare/xxhash/v2/...", "github.com/munnerz/goautoneg/...", "golang.org/x/sys/...", "go.yaml.in/yaml/..."})},
+	{packages: []string{"./health"}, links: join(leaves, []string{"./bus"})},
 	{packages: []string{"./eventlog"}, links: join(leaves, []string{"./bus"})},
 	{packages: []string{"./tracing"}, links: join(leaves, telemetryAPI, []string{"./bus"})}, // never the SDK
 	{packages: []string{"./examples/...", "./integration/...", "./cmd/..."}, links: []string{"..."}},

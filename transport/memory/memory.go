@@ -121,8 +121,9 @@ type Transport struct {
 }
 
 var (
-	_ transport.Transport = (*Transport)(nil)
-	_ transport.InProcess = (*Transport)(nil)
+	_ transport.Transport     = (*Transport)(nil)
+	_ transport.InProcess     = (*Transport)(nil)
+	_ transport.HealthChecker = (*Transport)(nil)
 )
 
 // New returns an empty transport.
@@ -151,6 +152,17 @@ func (t *Transport) DeadLetters() transport.DeadLetters { return &t.dead }
 
 // Store returns the store of this transport.
 func (t *Transport) Store() transport.Store { return &t.store }
+
+// Health implements transport.HealthChecker: it is well until it is closed.
+func (t *Transport) Health(context.Context) []transport.Check {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	c := transport.Check{Name: "transport", Note: "in memory: nothing survives the process"}
+	if t.closed {
+		c.Err = transport.ErrClosed
+	}
+	return []transport.Check{c}
+}
 
 // Stats says how full a Transport is and what it dropped.
 type Stats struct {

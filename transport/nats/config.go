@@ -88,6 +88,10 @@ type Config struct {
 	// DoubleAck makes Ack wait until the server confirms it, which costs a round
 	// trip and makes a redelivery after success rarer.
 	DoubleAck bool
+	// SyncAlways says that each server has sync_interval: always in its settings, so
+	// that what it acknowledged survives a power failure. A client cannot see that;
+	// the setting changes nothing but what Open logs and Health says of durability.
+	SyncAlways bool
 	// Logger hears what is degraded or lost. Default: nobody.
 	Logger *slog.Logger
 }

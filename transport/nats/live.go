@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"log/slog"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/nats-io/nats.go"
@@ -64,6 +65,8 @@ type liveReader struct {
 	in   chan *nats.Msg
 	out  chan *liveDelivery
 	kick chan struct{} // holds a token while something else than an event needs a look
+
+	behind atomic.Bool // it cannot read what it has missed
 
 	mu        sync.Mutex
 	again     []waiting                  // naks and releases, by time

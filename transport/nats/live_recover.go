@@ -60,6 +60,7 @@ func (r *liveReader) recover() {
 		err = r.catchUp()
 	}
 	r.heardAt = time.Now()
+	r.behind.Store(err != nil && r.life.Err() == nil)
 	if err == nil {
 		r.dirty, r.retry = false, 0
 		return

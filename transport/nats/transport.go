@@ -30,7 +30,10 @@ type Transport struct {
 	closed  bool
 }
 
-var _ transport.Transport = (*Transport)(nil)
+var (
+	_ transport.Transport     = (*Transport)(nil)
+	_ transport.HealthChecker = (*Transport)(nil)
+)
 
 // closer is a source that the transport closes with itself.
 type closer interface {
@@ -81,6 +84,7 @@ func (t *Transport) start(ctx context.Context) (err error) {
 	if err := t.provision(ctx); err != nil {
 		return err
 	}
+	t.tellDurability(ctx)
 	t.disc = newDiscovery(t)
 	t.store = newStore(t.calls, t.names)
 	t.dead = newDeadLetters(t.calls, t.names, t.log)

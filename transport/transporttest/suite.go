@@ -92,7 +92,7 @@ func cases() []testCase {
 		requestCases(), serveCases(), publishCases(), dedupCases(), messageCases(),
 		groupCases(), addressedCases(), settleCases(), leaseCases(), delayCases(), privateCases(),
 		catchUpCases(), sessionCases(), closeCases(), contextCases(), deadLetterCases(),
-		storeCases(), watchCases(),
+		storeCases(), watchCases(), healthCases(),
 	} {
 		all = append(all, group...)
 	}

@@ -77,8 +77,9 @@ func config(tlsConfig *tls.Config, log *slog.Logger) nats.Config {
 		DeadLetterMaxMessages: 100_000,
 		DropDeadLetters:       false, // true: when they are full, the oldest makes room
 
-		DoubleAck: true, // a round trip for each event, and fewer redeliveries
-		Logger:    log,  // what is degraded or lost
+		DoubleAck:  true, // a round trip for each event, and fewer redeliveries
+		SyncAlways: true, // each server has sync_interval: always; Health and the log then say no more of it
+		Logger:     log,  // what is degraded or lost
 	}
 	// doc:end
 	return cfg
