@@ -24,22 +24,18 @@ import (
 // read-only from then on.
 func Publish(ctx context.Context, s Scope, event any, opts ...PublishOption) error {
 	sc := s.scope()
-	// One allocation for all that a publish needs.
-	p := &struct {
-		message transport.Message
-		bounded lazyContext
-	}{}
+	m := new(transport.Message)
 	if !sc.bus.observed() {
-		return sc.publishOne(ctx, &p.message, &p.bounded, event, opts, nil)
+		return sc.publishOne(ctx, m, event, opts, nil)
 	}
 	began, seen := time.Now(), &passage{value: event}
-	err := sc.publishOne(ctx, &p.message, &p.bounded, event, opts, seen)
-	sc.bus.observePublished(&p.message, seen, began, err)
+	err := sc.publishOne(ctx, m, event, opts, seen)
+	sc.bus.observePublished(m, seen, began, err)
 	return err
 }
 
-// publishOne fills in m and sends it. bounded is for its deadline.
-func (s *scope) publishOne(ctx context.Context, m *transport.Message, bounded *lazyContext, event any, opts []PublishOption, seen *passage) error {
+// publishOne fills in m and sends it.
+func (s *scope) publishOne(ctx context.Context, m *transport.Message, event any, opts []PublishOption, seen *passage) error {
 	o := publishing(opts)
 	sends, err := s.event(ctx, m, event, &o)
 	if err != nil {
@@ -50,7 +46,7 @@ func (s *scope) publishOne(ctx context.Context, m *transport.Message, bounded *l
 		seen = new(passage)
 	}
 	if _, ok := ctx.Deadline(); !ok || o.timeout > 0 {
-		bounded.parent, bounded.timeout = ctx, cmp.Or(o.timeout, s.bus.cfg.PublishTimeout)
+		bounded := &lazyContext{parent: ctx, timeout: cmp.Or(o.timeout, s.bus.cfg.PublishTimeout)}
 		defer bounded.end()
 		ctx = bounded
 	}

@@ -25,7 +25,7 @@
 // reference to a message or a slice after the call that received it, and what
 // it hands out belongs to the receiver; the exception is a driver that
 // implements [InProcess]: the messages that it hands out, and their values, are
-// shared and read-only.
+// shared and read-only, and it may keep those that are Fresh.
 package transport
 
 import (
@@ -153,7 +153,9 @@ type Message struct {
 	// scoped to the address; "" is stored without dedup.
 	ID string
 	// Fresh says that ID was made for this message, so that only a driver that
-	// sends twice by itself needs to remember it.
+	// sends twice by itself needs to remember it, and that the message was made for
+	// one call of Publish: a driver that is InProcess may keep it and set its
+	// SentAt. Its sender changes it no more.
 	Fresh bool
 	// Key orders events: those of one key are stored one at a time. It travels.
 	Key string

@@ -8,7 +8,7 @@ import (
 
 // entry is one event of the log. Its message does not change.
 type entry struct {
-	msg transport.Message
+	msg *transport.Message
 	seq uint64
 	at  time.Duration // when it was stored
 
@@ -19,6 +19,21 @@ type entry struct {
 	taken bool     // first is
 	refs  int32    // groups that have not settled it
 	first delivery // the first copy handed out, in the same piece of memory
+}
+
+// newEntry makes an entry of m. A Fresh message is its own, as the seam allows: its
+// sender does not look at it again. Of another it has a copy.
+func (t *Transport) newEntry(m *transport.Message) *entry {
+	if m.Fresh && t.cfg.Codec == nil {
+		return &entry{msg: m}
+	}
+	c := &struct { // one allocation for both
+		entry
+		copy transport.Message
+	}{}
+	c.msg = &c.copy
+	t.carry(c.msg, m)
+	return &c.entry
 }
 
 // log is the bounded list of events. An entry that no group is to settle is

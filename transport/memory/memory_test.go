@@ -335,3 +335,30 @@ func TestFreshIDs(t *testing.T) {
 	require.NoError(t, tr.Publish(t.Context(), event("x"), event("99")))
 	require.Equal(t, 102, tr.Stats().Events)
 }
+
+// A Fresh message may be kept, except where a codec stands between its sender and
+// its receivers: there each has its own.
+func TestFreshMessages(t *testing.T) {
+	for what, c := range map[string]memory.Config{"values": {}, "bodies": {Codec: codec.JSON}} {
+		t.Run(what, func(t *testing.T) {
+			tr := memory.New(c)
+			defer tr.Close(t.Context())
+			src := subscribe(t, tr, transport.Subscription{Group: "g"})
+			m := event("x")
+			m.Fresh, m.Body = true, []byte("before")
+			require.NoError(t, tr.Publish(t.Context(), m))
+			d, err := src.Next(t.Context())
+			require.NoError(t, err)
+			got := d.Message()
+			require.Equal(t, "x", got.ID)
+			require.False(t, got.SentAt.IsZero())
+			if c.Codec == nil {
+				require.Same(t, m, got)
+				return
+			}
+			m.Body[0] = 'X'
+			require.Equal(t, "before", string(got.Body))
+			require.True(t, m.SentAt.IsZero())
+		})
+	}
+}

@@ -47,8 +47,7 @@ func (t *Transport) publish(ctx context.Context, m *transport.Message) transport
 	if err := t.checkEvent(m); err != nil {
 		return refuse(err)
 	}
-	e := &entry{}
-	t.carry(&e.msg, m)
+	e := t.newEntry(m)
 	var id fingerprint // the zero one is of an event that is not remembered
 	if t.dedup.applies(m) {
 		id = t.dedup.print(m)

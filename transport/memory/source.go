@@ -108,7 +108,7 @@ func (s *source) Next(ctx context.Context) (transport.Delivery, error) {
 		d = &delivery{}
 	}
 	c.e.taken = true
-	d.q, d.e, d.n, d.msg = q, c.e, c.n, &c.e.msg
+	d.q, d.e, d.n, d.msg = q, c.e, c.n, c.e.msg
 	if q.group != "" {
 		q.lease(d, t.now())
 	} else {
