@@ -246,7 +246,7 @@ func TestEachFailureIsOneLine(t *testing.T) {
 				}
 				log := newLogs()
 				tr := newFaulty(w.open())
-				b := w.busOn(tr, bus.Config{Retry: quick, Logger: log.logger()})
+				b := w.busOn(tr, bus.Config{Retry: quick, Logger: log.logger(), SlowHandler: -1})
 				c.act(w, b, tr)
 				settle(2 * time.Minute)
 				lines := log.over(slog.LevelWarn)
