@@ -214,10 +214,11 @@ func (b *Bus) deliver(ctx context.Context, out *outgoing) (any, error) {
 		}
 		m.Header.Set(headerReceipt, "1")
 	}
-	v := m.Value
-	m.Value = nil
-	if err := b.encode("execute", m.To.Name, v, m); err != nil {
-		return nil, err
+	if v := m.Value; v != nil { // a redrive has a body
+		m.Value = nil
+		if err := b.encode("execute", m.To.Name, v, m); err != nil {
+			return nil, err
+		}
 	}
 	r, err := b.request(ctx, m)
 	if err != nil {

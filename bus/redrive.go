@@ -19,7 +19,8 @@ type RedriveResult struct {
 	// it.
 	Generation int
 	// Repeated: an earlier redrive had stored the copy already, and was interrupted
-	// before the dead letter was removed. It was not stored again.
+	// before the dead letter was removed. It was not stored again. Of a command: it has
+	// succeeded before, under its idempotency key.
 	Repeated bool
 	// Edited: the copy is not what had failed.
 	Edited bool
@@ -213,7 +214,7 @@ func (r *redriver) one(ctx context.Context, d DeadLetter) RedriveResult {
 	}
 	setRedriven(m.Header, d, res.Edited)
 	if command {
-		res.Err = r.executeAgain(ctx, d, m)
+		res.Repeated, res.Err = r.executeAgain(ctx, d, m)
 	} else {
 		res.Repeated, res.Err = r.send(ctx, d, m, edit)
 	}

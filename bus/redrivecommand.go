@@ -15,18 +15,18 @@ import (
 
 // executeAgain executes a command again, and removes its dead letter if it succeeds.
 // Its result is nobody's.
-func (r *redriver) executeAgain(ctx context.Context, d DeadLetter, m *transport.Message) error {
-	err := r.execute(ctx, *m)
+func (r *redriver) executeAgain(ctx context.Context, d DeadLetter, m *transport.Message) (repeated bool, err error) {
+	repeated, err = r.execute(ctx, *m)
 	after := context.WithoutCancel(ctx)
 	var e *Error
 	switch {
 	case err == nil:
 		if err := r.d.remove(after, r.op, d.ID); err != nil {
-			return r.failed(d, fmt.Errorf("the command has succeeded, but its dead letter is not removed; discard it: %w", err))
+			return repeated, r.failed(d, fmt.Errorf("the command has succeeded, but its dead letter is not removed; discard it: %w", err))
 		}
-		return nil
+		return repeated, nil
 	case !errors.As(err, &e) || e.Attempts == 0: // nothing ran, or nobody knows
-		return r.failed(d, err)
+		return false, r.failed(d, err)
 	}
 	b := r.d.b
 	next := *d.rec
@@ -35,14 +35,14 @@ func (r *redriver) executeAgain(ctx context.Context, d DeadLetter, m *transport.
 	next.Code, next.Error, next.Stack = string(e.Code), e.text(), ""
 	next.Attempts, next.Last, next.Service, next.Host = e.Attempts, time.Now(), b.cfg.Service, b.host
 	if err := b.storeDead(after, &next); err != nil {
-		return r.failed(d, errors.Join(e, fmt.Errorf("the dead letter of the earlier failure stays: %w", err)))
+		return false, r.failed(d, errors.Join(e, fmt.Errorf("the dead letter of the earlier failure stays: %w", err)))
 	}
 	b.teller.tell(&next)
 	if err := r.d.remove(after, r.op, d.ID); err != nil {
 		b.log.Warn("dead letter of a command not removed that has failed again; there are two of it",
 			"dead_letter", d.ID, "other", next.ID, "name", d.Name, "id", d.MessageID, "err", err)
 	}
-	return r.failed(d, fmt.Errorf("it failed again, and is dead letter %s now: %w", next.ID, err))
+	return false, r.failed(d, fmt.Errorf("it failed again, and is dead letter %s now: %w", next.ID, err))
 }
 
 // commandCopy is the command that goes back to its handler.
@@ -53,13 +53,14 @@ func (r *redriver) commandCopy(d DeadLetter) *transport.Message {
 	if m.Header = m.Header.Clone(); m.Header == nil {
 		m.Header = Header{}
 	}
+	delete(m.Header, headerReceipt)
 	delete(m.Header, headerAsked) // it is a call of its own
 	return &m
 }
 
-// execute executes a command as it is, past the sending chain.
-func (r *redriver) execute(ctx context.Context, m transport.Message) error {
-	const op = "execute"
+// execute executes a command as it is, past the sending chain and the breaker.
+// repeated: it had succeeded before, under its idempotency key.
+func (r *redriver) execute(ctx context.Context, m transport.Message) (repeated bool, err error) {
 	b := r.d.b
 	if _, ok := ctx.Deadline(); !ok || r.many {
 		var cancel context.CancelFunc
@@ -68,22 +69,14 @@ func (r *redriver) execute(ctx context.Context, m transport.Message) error {
 	}
 	if b.inProcess {
 		if err := b.readBody(&m); err != nil {
-			return err
-		}
-		if h := b.handlerHere(m.Session, m.To.Name); h != nil {
-			m.To.Session = m.Session
-			_, err := h.local(ctx, &m, &outgoing{message: &m, result: discard})
-			return err
+			return false, err
 		}
 	}
-	reply, err := b.request(ctx, &m)
-	switch {
-	case err != nil:
-		return fromTransport(op, m.To.Name, m.ID, err)
-	case reply.Header.Get(headerError) != "":
-		return b.replyError(&m, reply)
-	}
-	return nil
+	var receipt Receipt
+	_, err = b.deliver(ctx, &outgoing{
+		message: &m, key: m.Header.Get(headerIdempotencyKey), receipt: &receipt, result: discard,
+	})
+	return receipt.Repeated, err
 }
 
 // discard is for a result that nobody wants.

@@ -360,3 +360,39 @@ func TestRedriveOfACommandThatHasSucceeded(t *testing.T) {
 		require.Equal(w, []string{"ada"}, c.seen.all())
 	})
 }
+
+// What succeeded under its key before, though its caller never heard, does not run
+// again; what failed does, and another body under the key is refused.
+func TestRedriveOfACommandUnderItsKey(t *testing.T) {
+	everywhere(t, func(w *world) {
+		tr := w.open()
+		b := w.busOn(tr, bus.Config{})
+		c := w.creates(b)
+		for i, dl := range []*bus.DeadLetters{b.DeadLetters(), w.bus(bus.Config{Service: "ops"}).DeadLetters()} {
+			key := fmt.Sprint("key-", i)
+			c.seen.reset()
+			_, err := bus.Execute(w.Context(), b, createUser{Name: "ada"}, bus.WithIdempotencyKey(key))
+			require.NoError(w, err)
+			w.add(tr, w.commandLetter("ada", key))
+			_, err = dl.Redrive(w.Context(), "ada", bus.WithEdit(func(c createUser) (createUser, error) { c.Name = "bob"; return c, nil }))
+			require.ErrorIs(w, err, bus.ErrIdempotencyConflict)
+			require.Equal(w, "ada", w.only(dl).ID)
+			res, err := dl.Redrive(w.Context(), "ada")
+			require.NoError(w, err)
+			require.True(w, res.Repeated)
+			w.deadLetters(tr, 0)
+			require.Equal(w, []string{"ada"}, c.seen.all())
+
+			c.set(errOops)
+			failing := key + "-failing"
+			_, err = bus.Execute(w.Context(), b, createUser{Name: "cleo"}, bus.WithIdempotencyKey(failing))
+			require.Error(w, err)
+			c.set(nil)
+			w.add(tr, w.commandLetter("cleo", failing))
+			res, err = dl.Redrive(w.Context(), "cleo")
+			require.NoError(w, err)
+			require.False(w, res.Repeated)
+			require.Equal(w, []string{"ada", "cleo", "cleo"}, c.seen.all())
+		}
+	})
+}
