@@ -20,6 +20,7 @@ type call struct {
 	msgID   string             // guarded by lazyContext.mu; "" until somebody asks
 	attempt int32
 	events  int32 // of a batch; 0 for one message
+	missed  int32 // as in Meta
 }
 
 // identity is what a handler is known by.
@@ -99,7 +100,7 @@ func (c *call) meta() Meta {
 		CorrelationID: c.correlationID(), CausationID: m.CausationID, Key: m.Key,
 		Group: c.who.group, Handler: c.who.handler, Attempt: int(c.attempt),
 		Generation: generation(c.who.kind, m), IdempotencyKey: idempotencyKey(c.who.kind, m),
-		SentAt: m.SentAt, header: visible(m.Header),
+		Missed: int(c.missed), SentAt: m.SentAt, header: visible(m.Header),
 	}
 }
 

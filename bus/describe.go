@@ -51,12 +51,13 @@ type HandlerDescription struct {
 	// handler handles at once in this process.
 	Priority    int `json:"priority"`
 	Concurrency int `json:"concurrency"`
-	// Retry is the retry policy in words, "" for a command that is never retried, Breaker
-	// the circuit breaker of its
-	// group, and Batch what bounds the batches of SubscribeBatch.
+	// Retry is the retry policy in words, "" for a command that is never retried,
+	// Breaker the circuit breaker of its group, Batch what bounds the batches of
+	// SubscribeBatch, and Queue what WithQueue says.
 	Retry   string `json:"retry,omitempty"`
 	Breaker string `json:"breaker,omitempty"`
 	Batch   string `json:"batch,omitempty"`
+	Queue   string `json:"queue,omitempty"`
 	// Filters names the listener's own filters, which come after ReceiveFilter.
 	Filters []string `json:"filters,omitempty"`
 	// Chain is the receiving middleware, outermost first: that of Config.Receiving
@@ -160,6 +161,7 @@ type registered struct {
 	middleware []Middleware // its own
 	filters    []Filter     // its own
 	breaker    *resilience.Breaker
+	queue      *queueing
 }
 
 func (l *listener) describe(s *scope, name *funcNames) HandlerDescription {
@@ -175,6 +177,9 @@ func (l *listener) describe(s *scope, name *funcNames) HandlerDescription {
 	}
 	if l.reg.breaker != nil {
 		d.Breaker = l.reg.breaker.String()
+	}
+	if l.reg.queue != nil {
+		d.Queue = l.reg.queue.String()
 	}
 	if l.batch != nil {
 		d.Type = "[]" + d.Type

@@ -77,6 +77,7 @@ func (h HandlerDescription) details(retry string) [][2]string {
 		{"  session", h.Session},
 		{"  type", h.Type},
 		{"  batch", h.Batch},
+		{"  queue", h.Queue},
 		{"  retry", retry},
 		{"  breaker", h.Breaker},
 		{"  filter", strings.Join(h.Filters, " and ")},

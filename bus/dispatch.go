@@ -143,7 +143,7 @@ func (f *flight) takeFirst() bool {
 func (f *flight) fill(k *call, run *run) {
 	*k = call{
 		lazyContext: lazyContext{parent: f.r.s.work},
-		who:         run.l.who, from: f.m, msgID: f.id, attempt: int32(run.attempt),
+		who:         run.l.who, from: f.m, msgID: f.id, attempt: int32(run.attempt), missed: f.missed,
 	}
 }
 

@@ -116,6 +116,14 @@
 // until single ones have succeeded. [Bus.Breakers], Config.OnBreaker and the event
 // [BreakerChanged] tell of it.
 //
+// # When more comes than can be handled
+//
+// Config.Backpressure says what happens when events are published faster than they
+// are stored or handled: wait (the default), drop the oldest, reject the new, or go as
+// fast as the handlers do. [WithQueue] does it for a private or session listener,
+// which Meta.Missed tells of the gap. Durable groups drop nothing, and one that is
+// slow holds back no other until the log is full.
+//
 // # Types and the wire
 //
 // The result type, the handler's argument and the value sent are checked at

@@ -136,3 +136,36 @@ func Example_adaptiveRateLimit() {
 	// publish user.created: not sent, its turn would come too late: rejected, because too many events wait
 	// true
 }
+
+// A view that shows the latest state need not catch up with what it missed.
+func ExampleWithQueue() {
+	ctx := context.Background()
+	b, err := bus.New(memory.New(memory.Config{}), bus.Config{})
+	must(err)
+	defer b.Close(ctx)
+
+	shown, next := make(chan string), make(chan struct{})
+	_, err = bus.Subscribe(ctx, b, func(ctx context.Context, e UserCreated) error {
+		m, _ := bus.MetaFrom(ctx)
+		shown <- fmt.Sprintf("%s, after %d that were missed", e.ID, m.Missed)
+		<-next // it takes its time
+		return nil
+	}, bus.WithPrivate(), bus.WithConcurrency(1), bus.WithQueue(2, bus.DropOldest))
+	must(err)
+
+	must(bus.Publish(ctx, b, UserCreated{ID: "ada"}))
+	fmt.Println(<-shown)
+	for _, id := range []UserID{"bob", "cyd", "dan", "eve"} {
+		must(bus.Publish(ctx, b, UserCreated{ID: id})) // never waits for the view
+	}
+	for b.Stats().Queues[1].Enqueued < 5 { // they are on their way to it
+		time.Sleep(time.Millisecond)
+	}
+	close(next)
+	fmt.Println(<-shown)
+	fmt.Println(<-shown)
+	// Output:
+	// ada, after 0 that were missed
+	// dan, after 2 that were missed
+	// eve, after 0 that were missed
+}

@@ -29,6 +29,7 @@ type flight struct {
 	spared    bool      // some listener's filters stopped it: it is done with it
 	held      bool      // it has waited in this process: the broker does not know its attempts
 	fresh     bool      // first, below, has not been used
+	missed    int32     // as in Meta
 	pass      *permit   // of the reader's circuit; nil without one, or once it knows the outcome
 	// late says that time has passed since it was taken: it waited for its retry,
 	// or for the listeners of a higher priority.
@@ -81,6 +82,9 @@ func (r *reader) newFlight(d transport.Delivery) *flight {
 		r.taken.Add(1)
 	} else if !r.took.Load() {
 		r.took.Store(true)
+	}
+	if r.key.group == "" {
+		f.missed = int32(min(missedBefore(d), math.MaxInt32))
 	}
 	if f.id = f.m.ID; f.id == "" {
 		f.id = f.nameless()

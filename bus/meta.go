@@ -71,6 +71,10 @@ type Meta struct {
 	Attempt int
 	// Generation is how often the message was a dead letter and redriven: 0 for never.
 	Generation int
+	// Missed is how many events a private or session listener has lost just before
+	// this one, because it did not keep up: by WithQueue, or by what a transport in
+	// the process holds for one listener (10,000 events). Filters have not seen them.
+	Missed int
 	// SentAt is when an event was published or a delayed one sent; zero for a
 	// command.
 	SentAt time.Time

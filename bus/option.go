@@ -81,6 +81,7 @@ type subscribeOptions struct {
 	start    transport.Start
 	filters  []Filter
 	batch    *batching // of SubscribeBatch
+	queue    *queueing
 	breaker  *resilience.Breaker
 }
 
@@ -270,6 +271,29 @@ func WithGroup(group string) ListenOption {
 // Retries wait in this process, at most 1,000 at a time, and end with it.
 func WithPrivate() ListenOption {
 	return listenOption(func(o *subscribeOptions) { o.private = true })
+}
+
+// WithQueue is for a private or a session listener that may be slower than what it
+// listens for: up to size events, from 1 to a million, wait for it in this process.
+// When there are more, DropOldest drops the one that has waited longest, RejectNew
+// the new one, and Meta.Missed of the next event says how many the listener has
+// missed. With Block no more is taken from the transport: NATS keeps it in the event
+// stream, transport/memory keeps 10,000 events more (memory.Config.MaxPrivate) and
+// then drops the oldest. No publisher is slowed, so AdaptiveRateLimit is refused; so
+// is a durable group, which loses nothing.
+//
+// Each listener of a session that has a queue gets its events by itself: WithPriority
+// and StopPropagation have no effect between it and the others.
+func WithQueue(size int, s Strategy) ListenOption {
+	return listenOption(func(o *subscribeOptions) {
+		if size < 1 || size > maxListenQueue {
+			o.bad("queue of %d events: it must hold 1 to %d", size, maxListenQueue)
+		}
+		if s > RejectNew {
+			o.bad("queue with %v: use Block, DropOldest or RejectNew, a listener cannot slow its publishers", s)
+		}
+		o.queue = &queueing{size, s}
+	})
 }
 
 // WithName names the handler within its group: [a-z0-9_-]. The second handler of

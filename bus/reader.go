@@ -13,7 +13,8 @@ import (
 )
 
 // readerKey tells the readers of a scope apart. group is "" for a private one, and
-// alone names the handler that a session's reader is for, if it is a batch handler.
+// alone names the handler that a session's reader is for, if it is a batch handler or
+// has a queue.
 type readerKey struct{ group, name, alone string }
 
 // reader reads one event for one group and dispatches it to the group's

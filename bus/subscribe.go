@@ -151,6 +151,9 @@ func (o *subscribeOptions) check(s *scope) {
 	case o.private && o.breaker != nil:
 		o.bad("WithBreaker is for groups, whose events wait while it is open: those of a private or session listener would be lost to it")
 	}
+	if o.queue != nil && !o.private {
+		o.bad("WithQueue is for private and session listeners: a durable group loses nothing, what it has not handled waits in the log")
+	}
 	switch {
 	case o.private && groupGiven:
 		o.bad("WithPrivate and WithGroup exclude each other")
@@ -205,10 +208,10 @@ func (s *scope) claimReader(key readerKey, info *typeInfo, l *listener, o *subsc
 		l.name = fmt.Sprintf("listener-%d", s.unnamed)
 		l.who.handler = l.name
 	}
-	if s.session != nil && o.batch != nil {
+	if s.session != nil && (o.batch != nil || o.queue != nil) {
 		key.alone = l.name
 	}
-	l.reg.breaker = o.breaker
+	l.reg.breaker, l.reg.queue = o.breaker, o.queue
 	if o.private && s.session == nil {
 		r = newReader(s, key, info, l)
 		s.privates[r] = struct{}{}
@@ -260,6 +263,9 @@ func (s *scope) openReader(ctx context.Context, r *reader, o *subscribeOptions) 
 	}
 	if r.breaker != nil {
 		src = newValve(r, *r.breaker, src, o.prefetch(), subscribe)
+	}
+	if o.queue != nil {
+		src = newInbox(s.bus, *o.queue, r.key.name+"/"+r.listeners[0].name, s.id(), src)
 	}
 	r.start(src, o.concurrency)
 	s.mu.Lock()

@@ -134,6 +134,13 @@ type CatchUpper interface {
 	CatchUp(ctx context.Context, left int) error
 }
 
+// Misser is implemented by a delivery of a driver whose private readers lose events
+// when they fall behind.
+type Misser interface {
+	// Missed is how many events the reader has lost since the delivery before.
+	Missed() int
+}
+
 // Address says whose handlers a message is for.
 type Address struct {
 	// Session is the session id, any UTF-8 text; "" is the scope of the bus.

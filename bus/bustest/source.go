@@ -101,6 +101,13 @@ type delivery struct {
 
 func (d *delivery) Message() *transport.Message { return d.m }
 
+func (d *delivery) Missed() int {
+	if m, ok := d.Delivery.(transport.Misser); ok {
+		return m.Missed()
+	}
+	return 0
+}
+
 func (d *delivery) Ack(ctx context.Context) error {
 	if d.p.h.faults.dropAck(d) {
 		d.p.letGo(d)

@@ -14,6 +14,8 @@ type delivery struct {
 	e   *entry
 	n   int32
 
+	missed int // events of a private reader before this one
+
 	// The transport's lock guards the rest.
 	state      state
 	until      time.Duration // the lease
@@ -31,6 +33,7 @@ const (
 
 func (d *delivery) Message() *transport.Message { return d.msg }
 func (d *delivery) Deliveries() int             { return int(d.n) }
+func (d *delivery) Missed() int                 { return d.missed }
 func (d *delivery) Sequence() uint64            { return d.e.seq }
 
 // leased starts the lease.

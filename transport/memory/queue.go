@@ -28,6 +28,7 @@ type queue struct {
 
 	// Of a private reader.
 	dropping bool
+	missed   int        // dropped since the last that was delivered
 	held     int        // delivered and unsettled
 	catching []*catchUp // who waits for what
 }
@@ -69,6 +70,7 @@ func (q *queue) drop() {
 	}
 	q.moved(c.e, -1, 0)
 	q.t.dropped++
+	q.missed++
 	if !q.dropping {
 		q.dropping = true
 		q.t.lapses++

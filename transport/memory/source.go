@@ -112,6 +112,7 @@ func (s *source) Next(ctx context.Context) (transport.Delivery, error) {
 	if q.group != "" {
 		q.lease(d, t.now())
 	} else {
+		d.missed, q.missed = q.missed, 0
 		q.held++
 		q.moved(c.e, -1, +1)
 	}
