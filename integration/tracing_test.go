@@ -353,3 +353,26 @@ func TestTraceRemembersFewFailures(t *testing.T) {
 		require.Len(w, slices.DeleteFunc(p.GetSpans(), func(s tracetest.SpanStub) bool { return s.Name != "retry user.created" }), 5000)
 	})
 }
+
+func TestTraceOfACommandThatIsRetried(t *testing.T) {
+	everywhere(t, func(w *world) {
+		p := newTraced(tracing.Config{})
+		b := w.bus(p.tracing.Instrument(bus.Config{CommandRetry: &quick}))
+		require.NoError(w, bus.Handle(w.Context(), b, func(ctx context.Context, _ createUser) (userID, error) {
+			if m, _ := bus.MetaFrom(ctx); m.Attempt == 1 {
+				return "", errOops
+			}
+			return "u1", nil
+		}))
+		_, err := bus.Execute(w.Context(), b, createUser{Name: "ada"})
+		require.NoError(w, err)
+		execute, first, second := p.span(w, "execute user.create", 0), p.span(w, "handle user.create", 0), p.span(w, "handle user.create", 1)
+		requireChild(w, execute, first)
+		requireChild(w, execute, second)
+		requireChild(w, first, p.span(w, "retry user.create", 0))
+		require.Len(w, second.Links, 1)
+		require.Equal(w, first.SpanContext.SpanID(), second.Links[0].SpanContext.SpanID())
+		require.Equal(w, codes.Error, first.Status.Code)
+		require.Equal(w, codes.Unset, execute.Status.Code)
+	})
+}

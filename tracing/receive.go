@@ -16,7 +16,7 @@ func (t *Tracing) Receiving() bus.Middleware {
 		return func(ctx context.Context, m *bus.Message) (v any, err error) {
 			ctx, span := t.receive(ctx, m)
 			defer func() {
-				if err != nil && m.Kind == bus.KindEvent {
+				if err != nil {
 					t.failed.add(m, span.SpanContext())
 				}
 				fail(span, err)
@@ -57,7 +57,7 @@ func (t *Tracing) receive(ctx context.Context, m *bus.Message) (context.Context,
 			opts = append(opts, trace.WithLinks(trace.Link{SpanContext: sender}))
 		}
 	}
-	if m.Kind == bus.KindEvent && m.Attempt > 1 {
+	if m.Attempt > 1 {
 		if before := t.failed.take(m.ID, m.Group, m.Handler, m.Attempt-1); before.IsValid() {
 			opts = append(opts, trace.WithLinks(trace.Link{SpanContext: before}))
 		}

@@ -29,9 +29,6 @@ func (t *Tracing) Observe(r bus.Record) {
 // settle makes the span of what becomes of a failed run: a child of the run's, or of
 // the sender's where there was no run.
 func (t *Tracing) settle(op operation, r bus.Record) {
-	if r.Kind != bus.KindEvent {
-		return
-	}
 	m := r.Meta()
 	ctx := context.Background()
 	if run := t.failed.get(m.ID, m.Group, m.Handler, m.Attempt); run.IsValid() {
