@@ -3,6 +3,7 @@ package bustest
 import (
 	"context"
 	"errors"
+	"fmt"
 	"sync"
 
 	"github.com/jitney-bus/jitney/codec"
@@ -40,7 +41,8 @@ func newProcess(h *Harness, tr transport.Transport) *process {
 	return p
 }
 
-// InProcess, Codec, Locate and Health are what the bus asks of a driver besides.
+// InProcess, Codec, Locate, Health, Groups and RetireGroup are what the bus asks of a
+// driver besides.
 
 func (p *process) InProcess() bool {
 	d, ok := p.Transport.(transport.InProcess)
@@ -66,6 +68,22 @@ func (p *process) Health(ctx context.Context) []transport.Check {
 		return d.Health(ctx)
 	}
 	return nil
+}
+
+func (p *process) Groups(ctx context.Context) ([]transport.GroupState, error) {
+	d, ok := p.Transport.(transport.GroupLister)
+	if !ok {
+		return nil, fmt.Errorf("%w: the driver is no transport.GroupLister", transport.ErrInvalid)
+	}
+	return d.Groups(ctx)
+}
+
+func (p *process) RetireGroup(ctx context.Context, name, group string) error {
+	d, ok := p.Transport.(transport.GroupRetirer)
+	if !ok {
+		return fmt.Errorf("%w: the driver is no transport.GroupRetirer", transport.ErrInvalid)
+	}
+	return d.RetireGroup(ctx, name, group)
 }
 
 // within binds a call to the life of the process.

@@ -13,7 +13,9 @@ type queue struct {
 	t      *Transport
 	group  string // "" is a private reader
 	joined bool   // the group has been subscribed
-	closed bool   // the private reader has
+	// readers counts the group's sources that are open.
+	readers int
+	closed  bool // the private reader has
 
 	fresh   ring[copied]  // not delivered yet
 	again   ring[copied]  // to be delivered again, before fresh ones

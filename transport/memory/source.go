@@ -54,6 +54,7 @@ func (t *Transport) Subscribe(ctx context.Context, s transport.Subscription) (tr
 		t.topic(s.Name).readPrivately(src.q, s.Session)
 	} else {
 		src.q = t.group(s.Name, s.Group)
+		src.q.readers++
 		if !src.q.joined {
 			t.join(s.Name, src.q, s.Start)
 		}
@@ -142,6 +143,7 @@ func (s *source) Close(context.Context) error {
 		q.endCatchUps()
 		q.fresh, q.again, q.delayed = ring[copied]{}, ring[copied]{}, later[copied]{}
 	} else {
+		q.readers--
 		ws = q.wake(ws) // a signal on its way to one of ours was for the group
 	}
 	t.mu.Unlock()

@@ -37,6 +37,8 @@ type Features struct {
 	// NoCatchUp: the source of a private reader is no transport.CatchUpper, so
 	// that a session may end before its listeners have seen its last events.
 	NoCatchUp bool
+	// NoGroups: the transport is no transport.GroupLister and GroupRetirer.
+	NoGroups bool
 	// MaxBody is the largest body that is carried; one byte more is a
 	// *transport.SizeError. 0: there is no limit worth a case.
 	MaxBody int
@@ -90,7 +92,7 @@ func cases() []testCase {
 	var all []testCase
 	for _, group := range [][]testCase{
 		requestCases(), serveCases(), publishCases(), dedupCases(), messageCases(),
-		groupCases(), addressedCases(), settleCases(), leaseCases(), delayCases(), privateCases(),
+		groupCases(), groupStateCases(), addressedCases(), settleCases(), leaseCases(), delayCases(), privateCases(),
 		catchUpCases(), sessionCases(), closeCases(), contextCases(), deadLetterCases(),
 		storeCases(), watchCases(), healthCases(),
 	} {
