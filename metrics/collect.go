@@ -4,7 +4,6 @@ import (
 	"maps"
 	"slices"
 	"strings"
-	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
 
@@ -27,6 +26,7 @@ type descs struct {
 	breaker, opened                 *prometheus.Desc
 	registered, open, sessions      *prometheus.Desc
 	deadSize, deadOldest, pollsLost *prometheus.Desc
+	pending, unsettled, again       *prometheus.Desc
 }
 
 func newDescs(cfg Config) *descs {
@@ -63,6 +63,9 @@ func newDescs(cfg Config) *descs {
 	d.sessions = d.add("active_sessions", "Sessions that are open in any process; the same in each, so aggregate with max.")
 	d.deadSize = d.add("dead_letter_queue_size", "Dead letters of all processes; the same in each, so aggregate with max.")
 	d.deadOldest = d.add("dead_letter_queue_oldest_seconds", "Age of the oldest dead letter, 0 if there is none; the same in each process, so aggregate with max.")
+	d.pending = d.add("group_pending_events", "Events that no process of a group was handed yet: its lag; the same in each process, so aggregate with max.", labelType, labelGroup)
+	d.unsettled = d.add("group_unsettled_events", "Events that a group has in hands, or that wait for a retry; the same in each process, so aggregate with max.", labelType, labelGroup)
+	d.again = d.add("group_redelivered_events", "Events of these that were handed out more than once; the same in each process, so aggregate with max.", labelType, labelGroup)
 	d.pollsLost = d.add("polls_failed_total", "Polls of what processes share that had no answer.", labelWhat)
 	return d
 }
@@ -96,7 +99,7 @@ func (m *Metrics) Collect(ch chan<- prometheus.Metric) {
 	m.collectQueues(s, stats.Queues)
 	m.collectBreakers(s, stats.Breakers)
 	s.gauge(m.descs.open, float64(stats.OpenSessions))
-	m.polled.collect(s, m.descs, stats.Time, m.staleAfter())
+	m.polled.collect(s, m, stats.Time)
 	s.send(ch)
 	for _, vec := range m.times.all() {
 		vec.Collect(ch)
@@ -153,9 +156,6 @@ func (m *Metrics) collectHandlers(s samples, i int, kind bus.Kind, all []bus.Han
 	}
 	s.gauge(d.registered, float64(registered), kind.String())
 }
-
-// staleAfter is how old the answer of a poll may be to be shown.
-func (m *Metrics) staleAfter() time.Duration { return 4 * m.cfg.PollInterval }
 
 // samples are what one collection has found, by metric and label values. Keys that
 // share their labels add up.

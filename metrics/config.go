@@ -20,12 +20,12 @@ type Config struct {
 	// Default: none.
 	ConstLabels prometheus.Labels
 	// MaxHandlers bounds the handlers that have series of their own, and the message
-	// types and the queues likewise. Those that come later share one, with "other" in each label.
+	// types, the queues and the groups of all processes likewise. Those that come later share one, with "other" in each label.
 	// A handler of events takes about 100 series with classic histograms. Default
 	// 200, at most 10,000.
 	MaxHandlers int
-	// PollInterval is how long after an answer the dead letters and the sessions of
-	// all processes are asked for again; longer if the answer takes more than a
+	// PollInterval is how long after an answer the dead letters, sessions and groups
+	// of all processes are asked for again; longer if the answer takes more than a
 	// twentieth of it. Default 15 s, at least 1 s; negative: they are never asked
 	// for, and left out.
 	PollInterval time.Duration

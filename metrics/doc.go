@@ -27,12 +27,14 @@
 //   - gauges: queue_size, backpressure_active, circuit_breaker_state (0 closed, 1
 //     open, 2 half-open), dead_letter_queue_size, active_sessions,
 //     registered_handlers; also queue_capacity, open_sessions (of this process),
-//     …_in_flight, …_retrying, and dead_letter_queue_oldest_seconds.
+//     …_in_flight, …_retrying, dead_letter_queue_oldest_seconds, and of each group
+//     group_pending_events (its lag), group_unsettled_events and
+//     group_redelivered_events.
 //   - of queues and breakers, counters: queue_dropped_total, queue_rejected_total,
 //     backpressure_raised_total, circuit_breaker_opened_total.
 //
-// Of these dead_letter_queue_size, dead_letter_queue_oldest_seconds and
-// active_sessions are of all processes that share the transport: every process
+// Of these the dead_letter_queue_…, the group_… and active_sessions are of all
+// processes that share the transport: every process
 // shows the same, so aggregate them with max, not with sum. They are asked for in
 // the background every Config.PollInterval, never while somebody scrapes, and are
 // left out when the last answer is too old.

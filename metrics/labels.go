@@ -97,6 +97,17 @@ func boundedTypes(max int) *bounded[typeKey, typeKey] {
 	}
 }
 
+// groupKey is a group with the events of one name.
+type groupKey struct{ name, group string }
+
+func boundedGroups(max int) *bounded[groupKey, groupKey] {
+	return &bounded[groupKey, groupKey]{
+		max:  max,
+		own:  func(k groupKey) groupKey { return k },
+		rest: func(groupKey) groupKey { return groupKey{other, other} },
+	}
+}
+
 func boundedNames(max int) *bounded[string, string] {
 	return &bounded[string, string]{
 		max:  max,

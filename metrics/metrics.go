@@ -24,6 +24,7 @@ type Metrics struct {
 	handlers *bounded[bus.HandlerKey, handlerLabels]
 	types    *bounded[typeKey, typeKey]
 	queues   *bounded[string, string]
+	groups   *bounded[groupKey, groupKey]
 	times    times
 	polled   polled
 
@@ -71,6 +72,7 @@ func newMetrics(b *bus.Bus, cfg Config) *Metrics {
 		b: b, cfg: cfg, own: prometheus.NewRegistry(),
 		descs: newDescs(cfg), times: newTimes(cfg),
 		handlers: boundedHandlers(cfg.MaxHandlers), types: boundedTypes(cfg.MaxHandlers), queues: boundedNames(cfg.MaxHandlers),
+		groups: boundedGroups(cfg.MaxHandlers),
 	}
 	m.own.MustRegister(m) // alone it cannot be refused
 	return m

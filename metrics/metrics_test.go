@@ -251,6 +251,27 @@ func TestBreakers(t *testing.T) {
 	})
 }
 
+// What a group has before it is shown, whoever reads it.
+func TestGroups(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		b := newBus(t, bus.Config{})
+		_, reg := register(t, b, metrics.Config{})
+		sub, err := bus.Subscribe(t.Context(), b, func(context.Context, order) error { return nil }, bus.WithGroup("away"))
+		require.NoError(t, err)
+		require.NoError(t, sub.Close(t.Context()))
+		require.NoError(t, bus.Publish(t.Context(), b, order{}))
+		time.Sleep(15*time.Second + time.Millisecond)
+		require.Equal(t, []string{
+			"group_pending_events{group=away,type=order.placed} 1",
+			"group_pending_events{group=mailer,type=order.placed} 0",
+			"group_pending_events{group=shop,type=order.placed} 0",
+		}, lines(t, reg, true, "group_pending"))
+		require.NoError(t, b.RetireGroup(t.Context(), "away", "order.placed"))
+		time.Sleep(16 * time.Second)
+		require.NotContains(t, strings.Join(lines(t, reg, true), "\n"), "group_pending_events{group=away")
+	})
+}
+
 // A queue that is nearly full.
 func TestQueues(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
@@ -361,7 +382,7 @@ func TestPolls(t *testing.T) {
 			require.Equal(t, []string{"dead_letter_queue_size{} 0"}, lines(t, reg, true, "dead_letter_queue_size"))
 		}
 		require.EqualValues(t, 1, tr.asked.Load(), "a scrape asks nobody")
-		require.Equal(t, []string{"polls_failed_total{what=dead_letters} 0", "polls_failed_total{what=sessions} 0"}, lines(t, reg, true, "polls"))
+		require.Equal(t, []string{"polls_failed_total{what=dead_letters} 0", "polls_failed_total{what=groups} 0", "polls_failed_total{what=sessions} 0"}, lines(t, reg, true, "polls"))
 		time.Sleep(10*time.Minute + time.Second)
 		require.EqualValues(t, 11, tr.asked.Load())
 		tr.down.Store(true)

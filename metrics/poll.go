@@ -12,7 +12,11 @@ import (
 const (
 	pollDeadLetters = "dead_letters"
 	pollSessions    = "sessions"
+	pollGroups      = "groups"
 )
+
+// pollsShown is how many intervals old the answer of a poll may be to be shown.
+const pollsShown = 4
 
 // pollCost is how many times as long as a poll took the next one waits at least.
 const pollCost = 20
@@ -27,6 +31,7 @@ func (m *Metrics) poll(ctx context.Context) {
 		}{
 			{pollDeadLetters, m.pollDeadLetters},
 			{pollSessions, m.pollSessions},
+			{pollGroups, m.pollGroups},
 		} {
 			err := p.ask(ctx)
 			if ctx.Err() != nil || bus.CodeOf(err) == bus.CodeClosed {
@@ -68,6 +73,19 @@ func (m *Metrics) pollSessions(ctx context.Context) error {
 	return nil
 }
 
+// pollGroups asks a transport that can tell how far the groups are.
+func (m *Metrics) pollGroups(ctx context.Context) error {
+	all, err := m.b.Groups(ctx)
+	if bus.CodeOf(err) == bus.CodeInvalid {
+		return nil
+	}
+	if err != nil {
+		return err
+	}
+	m.polled.set(func(p *answers) { p.groups, p.groupsAt = all, time.Now() })
+	return nil
+}
+
 // polled is the last answers.
 type polled struct {
 	mu sync.Mutex
@@ -79,6 +97,8 @@ type answers struct {
 	deadAt     time.Time
 	sessions   int
 	sessionsAt time.Time
+	groups     []bus.GroupInfo
+	groupsAt   time.Time
 	failed     map[string]uint64
 	failing    map[string]bool
 }
@@ -107,7 +127,8 @@ func (p *polled) note(what string, err error) (first bool) {
 }
 
 // collect adds the answers that are not too old.
-func (p *polled) collect(s samples, d *descs, now time.Time, staleAfter time.Duration) {
+func (p *polled) collect(s samples, m *Metrics, now time.Time) {
+	d, staleAfter := m.descs, pollsShown*m.cfg.PollInterval
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	fresh := func(at time.Time) bool { return !at.IsZero() && now.Sub(at) <= staleAfter }
@@ -121,6 +142,14 @@ func (p *polled) collect(s samples, d *descs, now time.Time, staleAfter time.Dur
 	}
 	if fresh(p.sessionsAt) {
 		s.gauge(d.sessions, float64(p.sessions))
+	}
+	if fresh(p.groupsAt) {
+		for _, g := range p.groups {
+			l := m.groups.of(groupKey{g.Name, g.Group})
+			s.gauge(d.pending, float64(g.Pending), l.name, l.group)
+			s.gauge(d.unsettled, float64(g.Unsettled), l.name, l.group)
+			s.gauge(d.again, float64(g.Redelivered), l.name, l.group)
+		}
 	}
 	for what, n := range p.failed {
 		s.count(d.pollsLost, n, what)
