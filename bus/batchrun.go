@@ -1,7 +1,6 @@
 package bus
 
 import (
-	"context"
 	"errors"
 	"sync"
 	"time"
@@ -97,7 +96,7 @@ func (k *batchCall) judge(err error, began time.Time) {
 func (k *batchCall) conclude(f *flight, err, aborted error, began, ended time.Time, log bool) {
 	b, run := f.r.b, f.runs[0]
 	run.err = err
-	stopping := context.Cause(f.r.s.work) != nil
+	stopping := f.r.s.work.Err() != nil
 	switch {
 	case f.isLost():
 		run.judge(ErrLeaseLost, stopping)

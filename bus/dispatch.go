@@ -1,7 +1,6 @@
 package bus
 
 import (
-	"context"
 	"slices"
 	"sync"
 	"time"
@@ -73,7 +72,7 @@ func (f *flight) exec(run *run) {
 	run.err = errGoexit
 	defer func() { // also when the listener ends this goroutine
 		f.finish(k)
-		run.judge(k.aborted(), context.Cause(r.s.work) != nil)
+		run.judge(k.aborted(), r.s.work.Err() != nil)
 		if run.verdict.fate != fateReturn || !run.stops { // what was cut short decides nothing
 			run.stops = stops(run.err)
 		}
@@ -124,20 +123,11 @@ func (f *flight) enter(l *listener) (waited, entered bool) {
 
 func (f *flight) call(run *run) *call {
 	k := &f.first
-	if !f.takeFirst() {
+	if f.used.Swap(true) {
 		k = new(call)
 	}
 	f.fill(k, run)
 	return k
-}
-
-// takeFirst reports whether the flight's own call is still to be had.
-func (f *flight) takeFirst() bool {
-	f.mu.Lock()
-	defer f.mu.Unlock()
-	fresh := f.fresh
-	f.fresh = false
-	return fresh
 }
 
 func (f *flight) fill(k *call, run *run) {
@@ -159,8 +149,8 @@ func (f *flight) begin(k *call, late bool) bool {
 	}
 	f.mu.Lock()
 	defer f.mu.Unlock()
-	if f.lost || expired {
-		f.lost = true
+	if f.isLost() || expired {
+		f.lost.Store(true)
 		return false
 	}
 	f.begun = true
@@ -181,7 +171,7 @@ func (f *flight) finish(k *call) {
 // lose is called when the lease has ended: it cancels the listeners that run.
 func (f *flight) lose() {
 	f.mu.Lock()
-	f.lost = true
+	f.lost.Store(true)
 	busy := append([]busyCall(nil), f.busy...)
 	f.mu.Unlock()
 	for _, k := range busy {
@@ -195,11 +185,7 @@ func (f *flight) hasBegun() bool {
 	return f.begun
 }
 
-func (f *flight) isLost() bool {
-	f.mu.Lock()
-	defer f.mu.Unlock()
-	return f.lost
-}
+func (f *flight) isLost() bool { return f.lost.Load() }
 
 // abortOverrun cancels the listeners that have run for longer than limit. It
 // reports whether none of those that run is within it: such a delivery may as

@@ -6,6 +6,7 @@ import (
 	"slices"
 	"strconv"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/jitney-bus/jitney/transport"
@@ -28,7 +29,6 @@ type flight struct {
 	buried    bool      // some listener's failure is a dead letter
 	spared    bool      // some listener's filters stopped it: it is done with it
 	held      bool      // it has waited in this process: the broker does not know its attempts
-	fresh     bool      // first, below, has not been used
 	missed    int32     // as in Meta
 	pass      *permit   // of the reader's circuit; nil without one, or once it knows the outcome
 	// late says that time has passed since it was taken: it waited for its retry,
@@ -45,10 +45,12 @@ type flight struct {
 	first call
 	alone [1]busyCall
 
+	used atomic.Bool // first has been used
+	lost atomic.Bool // its lease ended: nothing may be said about it any more; set with mu held
+
 	mu    sync.Mutex
 	busy  []busyCall // of the listeners that run it
 	begun bool       // some listener has run it
-	lost  bool       // its lease ended: nothing may be said about it any more
 
 	prev, next *flight       // in keeper
 	extended   time.Duration // since began
@@ -77,7 +79,7 @@ func (r *reader) newFlight(d transport.Delivery) *flight {
 	if r.valve != nil {
 		d, pass = r.valve.admit(d)
 	}
-	f := &flight{pass: pass, r: r, d: d, m: d.Message(), began: time.Now(), fresh: true}
+	f := &flight{pass: pass, r: r, d: d, m: d.Message(), began: time.Now()}
 	if r.s.session != nil {
 		r.taken.Add(1)
 	} else if !r.took.Load() {

@@ -3,6 +3,7 @@ package bus
 import (
 	"context"
 	"sync"
+	"sync/atomic"
 	"time"
 )
 
@@ -16,11 +17,15 @@ type lazyContext struct {
 	caused   bool          // abort tells its cause although there is a deadline
 
 	mu    sync.Mutex
-	ended bool
 	noted bool // by note
 	// place is a call's: of a command, among those that run. Here it takes no room.
 	place int32
-	real  *realContext // nil until somebody asks for Done
+
+	// Nearly every context ends without anybody having asked for Done, so ending
+	// one takes no lock: it stores ended before it looks for real, and who makes
+	// real stores that before it looks for ended. One of them sees the other.
+	ended atomic.Bool
+	real  atomic.Pointer[realContext] // nil until somebody asks for Done; mu is held to make it
 }
 
 // realContext is the context behind Done.
@@ -63,17 +68,19 @@ func (c *lazyContext) Done() <-chan struct{} {
 
 // Err implements context.Context.
 func (c *lazyContext) Err() error {
-	c.mu.Lock()
-	inner, ended, deadline := c.real, c.ended, c.deadline
-	c.mu.Unlock()
-	switch {
-	case inner != nil:
-		return inner.Err()
-	case ended:
+	if r := c.real.Load(); r != nil {
+		return r.Err()
+	}
+	if c.ended.Load() {
 		return context.Canceled
-	case c.parent.Err() != nil:
-		return c.parent.Err()
-	case !deadline.IsZero() && !time.Now().Before(deadline):
+	}
+	if err := c.parent.Err(); err != nil {
+		return err
+	}
+	c.mu.Lock()
+	deadline := c.deadline
+	c.mu.Unlock()
+	if !deadline.IsZero() && !time.Now().Before(deadline) {
 		return context.DeadlineExceeded
 	}
 	return nil
@@ -82,11 +89,8 @@ func (c *lazyContext) Err() error {
 // Value implements context.Context. Once Done was asked for, the real context
 // answers, so that a child of this one hooks into it without a goroutine.
 func (c *lazyContext) Value(key any) any {
-	c.mu.Lock()
-	inner := c.real
-	c.mu.Unlock()
-	if inner != nil {
-		return inner.Value(key)
+	if r := c.real.Load(); r != nil {
+		return r.Value(key)
 	}
 	return c.parent.Value(key)
 }
@@ -100,8 +104,8 @@ func (c *lazyContext) begin() {
 
 // context makes the real context. c.mu is held.
 func (c *lazyContext) context() *realContext {
-	if c.real != nil {
-		return c.real
+	if r := c.real.Load(); r != nil {
+		return r
 	}
 	c.begin()
 	r := new(realContext)
@@ -113,10 +117,10 @@ func (c *lazyContext) context() *realContext {
 	if !c.deadline.IsZero() {
 		r.Context, r.stop = context.WithDeadline(parent, c.deadline)
 	}
-	if c.ended {
+	c.real.Store(r)
+	if c.ended.Load() {
 		r.end(nil)
 	}
-	c.real = r
 	return r
 }
 
@@ -133,12 +137,13 @@ func (c *lazyContext) abort(cause error) {
 
 // aborted returns the cause given to abort, or nil.
 func (c *lazyContext) aborted() error {
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	if c.real == nil {
+	r := c.real.Load()
+	if r == nil {
 		return nil
 	}
-	return c.real.cause
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return r.cause
 }
 
 // note reports whether it is called for the first time.
@@ -152,10 +157,8 @@ func (c *lazyContext) note() bool {
 
 // end frees what the context holds.
 func (c *lazyContext) end() {
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	c.ended = true
-	if c.real != nil {
-		c.real.end(nil)
+	c.ended.Store(true)
+	if r := c.real.Load(); r != nil {
+		r.end(nil)
 	}
 }
