@@ -232,7 +232,8 @@ func WithReceipt(r *Receipt) ExecuteOption {
 
 // WithConcurrency is how many messages the handler handles at once in this
 // process, from 1 to 10,000. Default 64 for a command and 16 for an event. For
-// SubscribeBatch it is how many batches, by default 1.
+// SubscribeBatch it is how many batches, by default 1. It is the handler's bulkhead:
+// one that hangs or is slow fills its own, and takes nothing from the others.
 func WithConcurrency(n int) RegisterOption {
 	return registerOption(func(o *handleOptions) {
 		if n < 1 || n > maxConcurrency {
