@@ -20,8 +20,10 @@ func (r *reader) handleBatch(b *gathering) {
 	if len(b.flights) == 0 {
 		return
 	}
-	defer settleAll(b.flights) // also when the listener ends this goroutine
-	r.runBatch(b.flights)
+	flights := tried(b.flights)
+	defer absolveAll(flights)
+	defer settleAll(flights) // also when the listener ends this goroutine
+	r.runBatch(flights)
 }
 
 // runBatch runs a batch handler once and judges the outcome for each event.

@@ -28,6 +28,8 @@ type Bus struct {
 	sender   *asyncSender
 	pressure *pressure
 	teller   *deadTeller
+	// suspects holds one for the event that may be ending its processes.
+	suspects chan struct{}
 	idem     *idemWatches
 
 	gate     gate
@@ -72,7 +74,7 @@ func New(tr transport.Transport, cfg Config) (*Bus, error) {
 	b := &Bus{
 		tr: tr, cfg: cfg, codecs: codecs, log: cfg.Logger,
 		epoch: time.Now(),
-		ids:   newIDSource(), types: newRegistry(), done: make(chan struct{}),
+		ids:   newIDSource(), types: newRegistry(), done: make(chan struct{}), suspects: make(chan struct{}, 1),
 	}
 	if cfg.Service != "" {
 		b.log = b.log.With("service", cfg.Service)

@@ -36,6 +36,7 @@ type flight struct {
 	late   bool
 	search uint8 // how often it was passed on because target was not there, up to maxSearch
 	timer  *time.Timer
+	trial  *trial // of a suspect, while it runs
 	due    time.Time
 
 	// One listener that succeeds is the rule: it needs no allocations beside the
@@ -120,6 +121,17 @@ func (r *reader) handle(d transport.Delivery) {
 
 // take takes the event through the listeners whose filters let it pass.
 func (f *flight) take() {
+	if f.isSuspect() {
+		defer f.absolve()
+		if !f.isolate() {
+			f.settle() // unrun
+			return
+		}
+		if err := f.accuse(); err != nil {
+			f.refuse(CodeFailed, err)
+			return
+		}
+	}
 	if f.siftEarly(); len(f.runs) > 0 {
 		if code, err := f.open(); err != nil {
 			f.refuse(code, err)
@@ -195,22 +207,11 @@ func (f *flight) plan() {
 	}
 }
 
-// crashSlack is how many deliveries beyond the attempts are taken for crashes of
-// a process, before the message itself is suspected.
-const crashSlack = 2
-
 // open decodes the event. An error is a message that no run can mend.
 func (f *flight) open() (Code, error) {
 	r := f.r
 	if f.m.Malformed != nil {
 		return CodeInvalid, fmt.Errorf("malformed message: %w", f.m.Malformed)
-	}
-	limit := 0
-	for _, run := range f.runs {
-		limit = max(limit, run.l.retry.Attempts())
-	}
-	if f.d.Deliveries()-crashSlack > limit {
-		return CodeFailed, fmt.Errorf("delivered %d times without being settled: its handler may be ending the process", f.d.Deliveries())
 	}
 	f.value = f.m.Value
 	if f.value == nil {

@@ -298,31 +298,119 @@ func TestUndecodableEventsBecomeDeadLetters(t *testing.T) {
 	})
 }
 
+// crashes delivers the event that is next for the group svc n times to a process that
+// dies with it, having run it or not.
+func (w *world) crashes(tr transport.Transport, n int) {
+	w.Helper()
+	src, err := tr.Subscribe(w.Context(), transport.Subscription{Name: "user.created", Group: "svc", AckWait: 30 * time.Second})
+	require.NoError(w, err)
+	for range n {
+		_, err := src.Next(w.Context())
+		require.NoError(w, err)
+		settle(31 * time.Second)
+	}
+	require.NoError(w, src.Close(w.Context()))
+}
+
+// An event whose process dies with it is run four times, which are its attempts, and
+// twice more, the last time with a mark: then it is a dead letter, unrun.
 func TestCrashLoopIsDeadLetteredUnrun(t *testing.T) {
+	for name, subscribe := range map[string]func(w *world, b *bus.Bus, f func(context.Context) error){
+		"one by one": func(w *world, b *bus.Bus, f func(context.Context) error) {
+			_, err := bus.Subscribe(w.Context(), b, func(ctx context.Context, _ userCreated) error { return f(ctx) })
+			require.NoError(w, err)
+		},
+		"in batches": func(w *world, b *bus.Bus, f func(context.Context) error) {
+			_, err := bus.SubscribeBatch(w.Context(), b, func(ctx context.Context, _ []userCreated) error { return f(ctx) })
+			require.NoError(w, err)
+		},
+	} {
+		t.Run(name, func(t *testing.T) {
+			everywhere(t, func(w *world) {
+				tr := w.open()
+				b := w.busOn(tr, bus.Config{})
+				src, err := tr.Subscribe(w.Context(), transport.Subscription{Name: "user.created", Group: "svc"})
+				require.NoError(w, err)
+				require.NoError(w, src.Close(w.Context()))
+				require.NoError(w, bus.Publish(w.Context(), b, userCreated{}))
+				w.crashes(tr, 5)
+				dies := newFaulty(w.open())
+				started := newRecord[int]()
+				subscribe(w, w.busOn(dies, bus.Config{}), func(ctx context.Context) error {
+					started.add(1)
+					<-ctx.Done()
+					return ctx.Err()
+				})
+				started.wait(w, 1)
+				dies.kill()
+				settle(31 * time.Second)
+				ran := newRecord[int]()
+				subscribe(w, b, func(context.Context) error { ran.add(1); return nil })
+				d := w.deadLetters(tr, 1)[0]
+				require.Contains(w, d.Error, "running when its process ended")
+				require.Equal(w, 6, d.Attempts)
+				settle(time.Hour)
+				require.Empty(w, ran.all())
+				require.Len(w, started.all(), 1)
+				w.deadLetters(tr, 1)
+			})
+		})
+	}
+}
+
+// One that only waited in the buffers of processes that died is none of that, however
+// often; nor is one whose process closed while it ran.
+func TestEventsBesideACrashLoopAreHandled(t *testing.T) {
 	everywhere(t, func(w *world) {
 		tr := w.open()
 		b := w.busOn(tr, bus.Config{})
-		var runs atomic.Int64
-		// A process that takes the event and dies, again and again.
-		src, err := tr.Subscribe(w.Context(), transport.Subscription{Name: "user.created", Group: "svc", AckWait: 30 * time.Second})
+		src, err := tr.Subscribe(w.Context(), transport.Subscription{Name: "user.created", Group: "svc"})
 		require.NoError(w, err)
-		require.NoError(w, bus.Publish(w.Context(), b, userCreated{}))
-		for i := range 6 { // four attempts and two more
-			d, err := src.Next(w.Context())
-			require.NoError(w, err)
-			require.Equal(w, i+1, d.Deliveries())
-			settle(31 * time.Second)
-		}
 		require.NoError(w, src.Close(w.Context()))
-		_, err = bus.Subscribe(w.Context(), b, func(context.Context, userCreated) error {
-			runs.Add(1)
+		require.NoError(w, bus.Publish(w.Context(), b, userCreated{}))
+		w.crashes(tr, 9)
+		attempts := newRecord[int]()
+		for range 3 {
+			b := w.bus(bus.Config{CloseTimeout: time.Second})
+			_, err := bus.Subscribe(w.Context(), b, func(ctx context.Context, _ userCreated) error {
+				m, _ := bus.MetaFrom(ctx)
+				attempts.add(m.Attempt)
+				<-ctx.Done()
+				return ctx.Err()
+			})
+			require.NoError(w, err)
+			attempts.wait(w, 1)
+			settle(time.Second)
+			require.NoError(w, b.Close(w.Context()))
+		}
+		_, err = bus.Subscribe(w.Context(), b, func(ctx context.Context, _ userCreated) error {
+			m, _ := bus.MetaFrom(ctx)
+			attempts.add(m.Attempt)
 			return nil
 		})
 		require.NoError(w, err)
-		settle(time.Minute)
-		d := w.deadLetters(tr, 1)[0]
-		require.Contains(w, d.Error, "without being settled")
-		require.Zero(w, runs.Load())
+		settle(time.Hour)
+		require.Equal(w, []int{10, 10, 10, 10}, attempts.all())
+		w.deadLetters(tr, 0)
+	})
+}
+
+// A dead letter that was refused for long tells of the failure, not of a crash.
+func TestDeadLetterThatWasRefusedForLongTellsWhy(t *testing.T) {
+	everywhere(t, func(w *world) {
+		tr := &fullDeadLetters{Transport: w.open()}
+		tr.full.Store(true)
+		b := w.busOn(tr, bus.Config{})
+		_, err := bus.Subscribe(w.Context(), b, func(context.Context, userCreated) error { return bus.Permanent(errOops) })
+		require.NoError(w, err)
+		require.NoError(w, bus.Publish(w.Context(), b, userCreated{}))
+		settle(10 * time.Minute)
+		w.deadLetters(tr.Transport, 0)
+		tr.full.Store(false)
+		d := w.deadLetters(tr.Transport, 1)[0]
+		require.Equal(w, "oops", d.Error)
+		require.Equal(w, "default", d.Handler)
+		require.Greater(w, d.Attempts, 10)
 	})
 }
 
