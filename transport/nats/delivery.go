@@ -36,7 +36,6 @@ type delivery struct {
 	handed  int    // how often the server delivered it
 	back    int    // how often it was handed back unrun; known once counted
 	counted bool
-	arrived time.Time
 	lease   atomic.Int64 // UnixNano
 	state   atomic.Int32
 }
@@ -51,6 +50,11 @@ func (d *delivery) Sequence() uint64 {
 		return 0
 	}
 	return d.stored
+}
+
+// waited is how long ago a delivery arrived that nobody has taken, or extended.
+func (d *delivery) waited() time.Duration {
+	return d.p.g.leaseFor - time.Until(d.Lease())
 }
 
 func (d *delivery) Lease() time.Time { return time.Unix(0, d.lease.Load()) }

@@ -181,7 +181,7 @@ func (g *groupReader) Next(ctx context.Context) (transport.Delivery, error) {
 			continue
 		}
 		d.p.taken()
-		if time.Since(d.arrived) >= g.sub.AckWait/2 {
+		if d.waited() >= g.sub.AckWait/2 {
 			g.giveBack(d)
 			continue
 		}
@@ -277,7 +277,7 @@ func (g *groupReader) sweep(ctx context.Context) {
 	for sleep(ctx, g.sub.AckWait/4) {
 		var old []*delivery
 		g.mu.Lock()
-		if g.head < len(g.buf) && time.Since(g.buf[g.head].arrived) >= g.sub.AckWait/2 {
+		if g.head < len(g.buf) && g.buf[g.head].waited() >= g.sub.AckWait/2 {
 			old = g.takeAll()
 			g.stale, g.sweeping, g.wanted = true, true, false
 		}

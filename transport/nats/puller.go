@@ -114,22 +114,22 @@ func (p *puller) receive(in *nats.Msg) {
 	if in.Subject != p.last.subject {
 		p.last = p.g.t.names.place(in.Subject)
 	}
-	d := &delivery{p: p, inbox: in.Reply, arrived: now}
+	d := &delivery{p: p, inbox: in.Reply}
 	p.last.read(&d.m, in.Header, in.Data)
 	d.lease.Store(now.Add(p.g.leaseFor).UnixNano())
-	md, err := in.Metadata()
-	if err != nil {
+	a, ok := parseAckReply(in.Reply)
+	if !ok {
 		// Not from the stream: somebody wrote to our inbox. There is nothing to
 		// settle it with.
-		p.g.t.log.Warn("foreign message in a pull inbox dropped", "subject", in.Subject, "err", err)
+		p.g.t.log.Warn("foreign message in a pull inbox dropped", "subject", in.Subject, "reply", in.Reply)
 		return
 	}
-	d.stored, d.handed = md.Sequence.Stream, int(md.NumDelivered)
+	d.stored, d.handed = a.sequence, a.deliveries
 	if d.m.SentAt.IsZero() {
-		d.m.SentAt = md.Timestamp
+		d.m.SentAt = a.stored
 	}
 	if _, later := in.Header[hdrScheduler]; later {
-		d.m.DeliverAt = md.Timestamp // about when it was due, for people only
+		d.m.DeliverAt = a.stored // about when it was due, for people only
 	}
 	p.mu.Lock()
 	p.asked = max(p.asked-1, 0)
