@@ -122,7 +122,7 @@ func (g *gatherer) next(ctx context.Context, b *gathering) (full bool, err error
 // prepare decodes the event. It settles one that the listener is not to see, which
 // then has no runs.
 func (f *flight) prepare() (Code, error) {
-	if f.turnBack() || f.surplus() {
+	if f.surplus() {
 		return "", nil
 	}
 	f.plan()

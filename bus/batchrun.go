@@ -28,10 +28,6 @@ func (r *reader) handleBatch(b *gathering) {
 
 // runBatch runs a batch handler once and judges the outcome for each event.
 func (r *reader) runBatch(flights []*flight) {
-	flights = admitted(flights)
-	if len(flights) == 0 {
-		return
-	}
 	l := flights[0].runs[0].l
 	_, entered := flights[0].enter(l)
 	if entered && r.s.expired("", "") != nil {

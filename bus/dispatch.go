@@ -73,6 +73,9 @@ func (f *flight) exec(run *run) {
 	defer func() { // also when the listener ends this goroutine
 		f.finish(k)
 		run.judge(k.aborted(), r.s.work.Err() != nil)
+		if r.valve != nil && run.outcome() == failed {
+			f.report(failed) // before it leaves its slot to a run that may not begin any more
+		}
 		if run.verdict.fate != fateReturn || !run.stops { // what was cut short decides nothing
 			run.stops = stops(run.err)
 		}

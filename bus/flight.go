@@ -30,10 +30,10 @@ type flight struct {
 	spared    bool      // some listener's filters stopped it: it is done with it
 	held      bool      // it has waited in this process: the broker does not know its attempts
 	missed    int32     // as in Meta
-	pass      *permit   // of the reader's circuit; nil without one, or once it knows the outcome
 	// late says that time has passed since it was taken: it waited for its retry,
 	// or for the listeners of a higher priority.
 	late   bool
+	begun  bool  // some listener has run it; guarded by mu
 	search uint8 // how often it was passed on because target was not there, up to maxSearch
 	timer  *time.Timer
 	trial  *trial // of a suspect, while it runs
@@ -46,12 +46,12 @@ type flight struct {
 	first call
 	alone [1]busyCall
 
-	used atomic.Bool // first has been used
-	lost atomic.Bool // its lease ended: nothing may be said about it any more; set with mu held
+	used atomic.Bool            // first has been used
+	lost atomic.Bool            // its lease ended: nothing may be said about it any more; set with mu held
+	pass atomic.Pointer[permit] // of the reader's circuit; nil without one, or once it knows the outcome
 
-	mu    sync.Mutex
-	busy  []busyCall // of the listeners that run it
-	begun bool       // some listener has run it
+	mu   sync.Mutex
+	busy []busyCall // of the listeners that run it
 
 	prev, next *flight       // in keeper
 	extended   time.Duration // since began
@@ -80,7 +80,10 @@ func (r *reader) newFlight(d transport.Delivery) *flight {
 	if r.valve != nil {
 		d, pass = r.valve.admit(d)
 	}
-	f := &flight{pass: pass, r: r, d: d, m: d.Message(), began: time.Now()}
+	f := &flight{r: r, d: d, m: d.Message(), began: time.Now()}
+	if pass != nil {
+		f.pass.Store(pass)
+	}
 	if r.s.session != nil {
 		r.taken.Add(1)
 	} else if !r.took.Load() {
@@ -108,7 +111,7 @@ func (r *reader) handle(d transport.Delivery) {
 			f.settle()
 		}
 	}()
-	if !f.turnBack() && !f.surplus() {
+	if !f.surplus() {
 		f.plan()
 		if len(f.runs) == 0 {
 			f.nobody()

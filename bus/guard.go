@@ -29,6 +29,9 @@ func (bs *breakers) guardCommand(info *typeInfo) *guard {
 		}
 		policy = *bs.b.cfg.CommandBreaker
 	}
+	if policy.FailureThreshold == resilience.NeverOpens {
+		return nil
+	}
 	g := &guard{kind: KindCommand, name: info.name}
 	bs.making.Lock()
 	defer bs.making.Unlock()

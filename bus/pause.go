@@ -25,17 +25,10 @@ func breakerText(b *resilience.Breaker) string {
 }
 
 // isBarred reports whether the circuit has changed since the delivery was fetched: it
-// was open since, or is.
-func (f *flight) isBarred() bool { return f.pass != nil && !f.pass.current() }
-
-// turnBack hands a delivery back that was fetched when the circuit had just opened.
-func (f *flight) turnBack() bool {
-	if !f.isBarred() {
-		return false
-	}
-	f.observe(StageReturned, f.target, f.failed, nil)
-	f.settleAfter("release", f.d.Release)
-	return true
+// was open since, or is. What has not begun then goes back.
+func (f *flight) isBarred() bool {
+	p := f.pass.Load()
+	return p != nil && !p.current()
 }
 
 // readmit reports whether a delivery that has waited in this process for a retry may
@@ -45,34 +38,14 @@ func (f *flight) readmit() bool {
 		return true
 	}
 	p := f.r.valve.g.closedPermit()
-	f.pass = &p
+	f.pass.Store(&p)
 	return p.current()
-}
-
-// admitted returns those of a batch that may begin. The others go back.
-func admitted(flights []*flight) []*flight {
-	all := flights
-	for i, f := range flights {
-		if !f.isBarred() {
-			continue
-		}
-		all = append([]*flight(nil), flights[:i]...)
-		for _, f := range flights[i:] {
-			if f.isBarred() {
-				f.runs[0].verdict = verdict{fate: fateReturn}
-			} else {
-				all = append(all, f)
-			}
-		}
-		break
-	}
-	return all
 }
 
 // score tells the circuit what the handlers of a delivery have made of it. A batch
 // is told of as a whole.
 func (f *flight) score() {
-	if f.pass == nil || f.r.batch != nil {
+	if f.r.valve == nil || f.r.batch != nil {
 		return
 	}
 	o := neutral
@@ -112,11 +85,13 @@ func (k *batchCall) score() {
 
 // report tells the circuit what became of a delivery. Only the first time counts.
 func (f *flight) report(o outcome) {
-	p := f.pass
+	if f.r.valve == nil {
+		return
+	}
+	p := f.pass.Swap(nil)
 	if p == nil {
 		return
 	}
-	f.pass = nil
 	p.done(o, f.id)
 	if p.probe != 0 {
 		f.r.valve.wake()

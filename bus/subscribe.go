@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"reflect"
 
+	"github.com/jitney-bus/jitney/resilience"
 	"github.com/jitney-bus/jitney/transport"
 )
 
@@ -153,6 +154,9 @@ func (o *subscribeOptions) check(s *scope) {
 	}
 	if o.queue != nil && !o.private {
 		o.bad("WithQueue is for private and session listeners: a durable group loses nothing, what it has not handled waits in the log")
+	}
+	if o.breaker != nil && o.breaker.FailureThreshold == resilience.NeverOpens {
+		o.breaker = nil
 	}
 	switch {
 	case o.private && groupGiven:

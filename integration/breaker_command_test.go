@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"runtime"
 	"testing"
 	"time"
 
@@ -208,6 +209,39 @@ func TestPanicOpensTheCircuitAndWedgesNothing(t *testing.T) {
 	})
 }
 
+// A handler that ends its goroutine, which may be its caller's, does not keep the
+// place of a probe.
+func TestHandlerThatEndsItsGoroutineWedgesNothing(t *testing.T) {
+	throughEach(t, resilience.Breaker{FailureThreshold: 1, SuccessThreshold: 1}, func(w *world, b *bus.Bus, result *error, execute func() error, runs *record[int]) {
+		ends := true
+		require.NoError(w, bus.Handle(w.Context(), b, func(context.Context, pong) (int, error) {
+			if ends {
+				runtime.Goexit()
+			}
+			return 1, nil
+		}))
+		ping := func() (code bus.Code) {
+			code = "ended"
+			done := make(chan struct{})
+			go func() {
+				defer close(done)
+				_, err := bus.Execute(context.Background(), b, pong{})
+				code = bus.CodeOf(err)
+			}()
+			<-done
+			return code
+		}
+		for range 3 {
+			require.Contains(w, []bus.Code{"ended", bus.CodePanic}, ping())
+			require.Equal(w, bus.CodeOpen, ping())
+			time.Sleep(time.Minute)
+		}
+		ends = false
+		require.Empty(w, ping())
+		require.Empty(w, ping())
+	})
+}
+
 func TestHalfOpenCircuitOfACommandLetsOneThroughAtATime(t *testing.T) {
 	everywhere(t, func(w *world) {
 		b := w.bus(bus.Config{CommandBreaker: &resilience.Breaker{FailureThreshold: 1}})
@@ -288,6 +322,7 @@ func TestCircuitsOfCommandsByName(t *testing.T) {
 			got = append(got, fmt.Sprint(bus.CodeOf(err), " ", bus.CodeOf(err2), " ", bus.CodeOf(err3)))
 		}
 		require.Equal(w, []string{"failed failed failed", "circuit_open failed failed", "circuit_open failed circuit_open"}, got)
+		require.Len(w, b.Breakers(), 2, "what never opens is none")
 	})
 }
 

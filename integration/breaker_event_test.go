@@ -389,6 +389,36 @@ func TestPausedBatches(t *testing.T) {
 	})
 }
 
+// A batch that is being gathered when the circuit opens goes back.
+func TestBatchThatHasNotBegunWhenTheCircuitOpensGoesBack(t *testing.T) {
+	everywhere(t, func(w *world) {
+		b := w.bus(bus.Config{EventBreaker: &resilience.Breaker{FailureThreshold: 1}})
+		var healthy atomic.Bool
+		sizes, done := newRecord[int](), newRecord[attempt]()
+		_, err := bus.SubscribeBatch(w.Context(), b, func(ctx context.Context, es []userCreated) error {
+			sizes.add(len(es))
+			time.Sleep(time.Second)
+			if !healthy.Load() {
+				return errOops
+			}
+			for i, e := range es {
+				m, _ := bus.MetaAt(ctx, i)
+				done.add(attempt{e.ID, m.Attempt})
+			}
+			return nil
+		}, bus.WithBatchSize(10), bus.WithLinger(5*time.Second), bus.WithConcurrency(2), slowRetries)
+		require.NoError(w, err)
+		w.publish(b, 1, 15)
+		settle(30 * time.Second)
+		require.Equal(w, []int{10}, sizes.all())
+		healthy.Store(true)
+		attempts := w.once(done.wait(w, 15), 1, 15)
+		for i := 11; i <= 15; i++ {
+			require.Equal(w, 1, attempts[userID(fmt.Sprint(i))])
+		}
+	})
+}
+
 // A batch in which some events fail says that the handler is well.
 func TestBatchThatPartlyFailsDoesNotPause(t *testing.T) {
 	everywhere(t, func(w *world) {
@@ -534,7 +564,9 @@ func TestBreakerOptionsThatContradict(t *testing.T) {
 		require.NoError(w, err)
 		_, err = bus.Subscribe(w.Context(), s, h)
 		require.NoError(w, err)
-		require.Empty(w, b.Breakers(), "neither has one")
+		_, err = bus.Subscribe(w.Context(), b, h, bus.WithGroup("steady"), bus.WithBreaker(resilience.Breaker{FailureThreshold: resilience.NeverOpens}))
+		require.NoError(w, err)
+		require.Empty(w, b.Breakers(), "none has one")
 
 		_, err = bus.Subscribe(w.Context(), b, h)
 		require.NoError(w, err)
@@ -551,6 +583,6 @@ func TestBreakerOptionsThatContradict(t *testing.T) {
 			described = append(described, h.Handler+": "+h.Breaker)
 		}
 		const policy = "opens at 5 failures in 1m for 1m, closes after 3 successes"
-		require.ElementsMatch(w, []string{"default: ", "listener-1: ", "default: " + policy, "b: " + policy}, described)
+		require.ElementsMatch(w, []string{"default: ", "default: ", "listener-1: ", "default: " + policy, "b: " + policy}, described)
 	})
 }

@@ -1,0 +1,216 @@
+package integration_test
+
+import (
+	"context"
+	"math/rand/v2"
+	"sync"
+	"sync/atomic"
+	"testing"
+	"time"
+
+	"github.com/stretchr/testify/require"
+
+	"github.com/jitney-bus/jitney/bus"
+	"github.com/jitney-bus/jitney/resilience"
+	"github.com/jitney-bus/jitney/transport"
+)
+
+// What was fetched, and waits for a handler's turn when the circuit opens, goes back
+// without an attempt.
+func TestWhatHasNotBegunWhenTheCircuitOpensGoesBack(t *testing.T) {
+	everywhere(t, func(w *world) {
+		b := w.bus(bus.Config{EventBreaker: &resilience.Breaker{}})
+		f := newFlaky()
+		f.takes.Store(int64(time.Second))
+		second := newRecord[userID]()
+		_, err := bus.Subscribe(w.Context(), b, f.handle, bus.WithName("one-at-a-time"), bus.WithPriority(bus.PriorityHigh),
+			bus.WithConcurrency(1), slowRetries)
+		require.NoError(w, err)
+		_, err = bus.Subscribe(w.Context(), b, func(_ context.Context, e userCreated) error { second.add(e.ID); return nil },
+			bus.WithName("second"), bus.WithConcurrency(10))
+		require.NoError(w, err)
+		w.publish(b, 1, 10)
+		settle(20 * time.Second)
+		require.Equal(w, resilience.BreakerOpen, w.breaker(b).State)
+		require.Len(w, f.runs.all(), 5)
+		require.Len(w, second.all(), 5, "what has begun goes on")
+
+		f.healthy.Store(true)
+		for id, n := range w.once(f.done.wait(w, 10), 1, 10) {
+			if n != 1 {
+				require.Contains(w, f.runs.all(), attempt{id, 1}, "an attempt was lost")
+			}
+		}
+		require.Len(w, f.runs.all(), 15)
+		w.Wait()
+		require.Len(w, second.all(), 10)
+	})
+}
+
+// watched is a transport that notes what its readers ask for, and whose sources may
+// take long to close.
+type watched struct {
+	transport.Transport
+	closing time.Duration
+
+	mu       sync.Mutex
+	prefetch []int
+	open     atomic.Int64
+	handed   atomic.Int64
+}
+
+func (t *watched) InProcess() bool {
+	p, ok := t.Transport.(transport.InProcess)
+	return ok && p.InProcess()
+}
+
+func (t *watched) Subscribe(ctx context.Context, s transport.Subscription) (transport.Source[transport.Delivery], error) {
+	src, err := t.Transport.Subscribe(ctx, s)
+	if err != nil || s.Group == "" {
+		return src, err
+	}
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	t.prefetch = append(t.prefetch, s.Prefetch)
+	t.open.Add(1)
+	return &watchedSource{Source: src, t: t}, nil
+}
+
+type watchedSource struct {
+	transport.Source[transport.Delivery]
+	t    *watched
+	once sync.Once
+}
+
+func (s *watchedSource) Next(ctx context.Context) (transport.Delivery, error) {
+	d, err := s.Source.Next(ctx)
+	if err == nil {
+		s.t.handed.Add(1)
+	}
+	return d, err
+}
+
+func (s *watchedSource) Close(ctx context.Context) error {
+	s.once.Do(func() {
+		time.Sleep(s.t.closing)
+		s.t.open.Add(-1)
+	})
+	return s.Source.Close(ctx)
+}
+
+func TestPausedGroupHasNoSourceAndProbesWithASmallOne(t *testing.T) {
+	everywhere(t, func(w *world) {
+		tr := &watched{Transport: w.open()}
+		b := w.busOn(tr, bus.Config{EventBreaker: &resilience.Breaker{FailureThreshold: 1, SuccessThreshold: 2}})
+		f := newFlaky()
+		_, err := bus.Subscribe(w.Context(), b, f.handle, bus.WithConcurrency(5), slowRetries)
+		require.NoError(w, err)
+		w.publish(b, 1, 1)
+		settle(5 * time.Second)
+		require.Zero(w, tr.open.Load())
+		f.healthy.Store(true)
+		w.publish(b, 2, 5)
+		f.done.wait(w, 5)
+		settle(5 * time.Second)
+		require.EqualValues(w, 1, tr.open.Load())
+		require.Equal(w, []int{10, 1, 10}, tr.prefetch)
+	})
+}
+
+// The transport may take long to close the source of a group that pauses. Nothing
+// goes back and forth meanwhile.
+func TestPausingDoesNotSpinWhileTheSourceCloses(t *testing.T) {
+	everywhere(t, func(w *world) {
+		tr := &watched{Transport: w.open(), closing: 20 * time.Second}
+		b := w.busOn(tr, bus.Config{EventBreaker: &resilience.Breaker{Recovery: time.Hour}})
+		f := newFlaky()
+		_, err := bus.Subscribe(w.Context(), b, f.handle, bus.WithConcurrency(1), slowRetries)
+		require.NoError(w, err)
+		w.publish(b, 1, 50)
+		settle(15 * time.Second)
+		require.Len(w, f.runs.all(), 5)
+		require.LessOrEqual(w, tr.handed.Load(), int64(5+8), "those whose workers were waiting already")
+	})
+}
+
+// A harness waits for the events of a group that only pauses.
+func TestHarnessWaitsForAPausedGroup(t *testing.T) {
+	everywhere(t, func(w *world) {
+		b := w.bus(bus.Config{EventBreaker: &resilience.Breaker{}})
+		f := newFlaky()
+		_, err := bus.Subscribe(w.Context(), b, f.handle, slowRetries, bus.WithConcurrency(1))
+		require.NoError(w, err)
+		w.publish(b, 1, 20)
+		time.AfterFunc(30*time.Second, func() { f.healthy.Store(true) })
+		w.Wait()
+		w.once(f.done.all(), 1, 20)
+	})
+}
+
+// Several processes of a group whose dependency comes and goes lose nothing and use
+// up no more attempts than their handlers have failed.
+func TestFlappingGroupLosesNothing(t *testing.T) {
+	everywhere(t, func(w *world) {
+		policy := resilience.Breaker{FailureThreshold: 3, Recovery: 5 * time.Second, SuccessThreshold: 2}
+		const events = 300
+		var healthy atomic.Bool
+		runs, done := newRecord[attempt](), newRecord[attempt]()
+		publisher := w.bus(bus.Config{Service: "publisher"})
+		var buses []*bus.Bus
+		for range 3 {
+			b := w.bus(bus.Config{EventBreaker: &policy})
+			buses = append(buses, b)
+			_, err := bus.Subscribe(w.Context(), b, func(context.Context, userCreated) error { return nil }, bus.WithName("good"))
+			require.NoError(w, err)
+			_, err = bus.Subscribe(w.Context(), b, func(ctx context.Context, e userCreated) error {
+				m, _ := bus.MetaFrom(ctx)
+				runs.add(attempt{e.ID, m.Attempt})
+				time.Sleep(rand.N(200 * time.Millisecond))
+				if !healthy.Load() {
+					return errOops
+				}
+				done.add(attempt{e.ID, m.Attempt})
+				return nil
+			}, bus.WithName("flaky"), bus.WithRetry(resilience.Retry{MaxRetries: 1000, Initial: time.Second, Max: 8 * time.Second}))
+			require.NoError(w, err)
+		}
+		stop := make(chan struct{})
+		flapping := make(chan struct{})
+		go func() {
+			defer close(flapping)
+			for {
+				select {
+				case <-stop:
+					healthy.Store(true)
+					return
+				case <-time.After(rand.N(20 * time.Second)):
+					healthy.Store(!healthy.Load())
+				}
+			}
+		}()
+		for i := range events {
+			w.publish(publisher, i, i)
+			settle(rand.N(200 * time.Millisecond))
+		}
+		close(stop)
+		<-flapping
+		attempts := w.once(done.wait(w, events), 0, events-1)
+		w.Wait()
+		require.Len(w, done.all(), events)
+		var opened int64
+		for _, b := range buses {
+			opened += w.breaker(b).Opened
+		}
+		require.Positive(w, opened, "otherwise this tests nothing")
+		ran := map[userID]int{}
+		for _, a := range runs.all() {
+			ran[a.id]++
+		}
+		for id, n := range attempts {
+			require.LessOrEqual(w, n, ran[id], "event %s: an attempt was burnt", id)
+			// A reader on NATS that closes cannot tell what others of the group were
+			// handed from what it has missed, and does not count that.
+			require.GreaterOrEqual(w, n, ran[id]-1, "event %s: its last run says which attempt it was", id)
+		}
+	})
+}
