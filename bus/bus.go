@@ -26,6 +26,7 @@ type Bus struct {
 	root     *scope
 	host     string
 	sender   *asyncSender
+	captured captureRoom // what failed commands may take of the dead letters
 	pressure *pressure
 	teller   *deadTeller
 	// suspects holds one for the event that may be ending its processes.
@@ -92,6 +93,7 @@ func New(tr transport.Transport, cfg Config) (*Bus, error) {
 	b.send = protect(chain(cfg.Sending, b.dispatch))
 	b.pressure = newPressure(b)
 	b.sender = newAsyncSender(b)
+	b.captured.b = b
 	b.teller = newDeadTeller(b)
 	b.slow = newSlowWatch(b)
 	b.lease = newLease(b)

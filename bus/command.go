@@ -86,11 +86,19 @@ func HandleNone[C Returning[None]](ctx context.Context, s Scope, fn func(context
 // CodeFailed to the caller, with their message, details and registered error.
 //
 // The handler does not see ctx's values. It sees its deadline, and goes on when
-// ctx is cancelled. A command that failed is not kept: there are no dead letters
-// of commands.
+// ctx is cancelled.
+//
+// A command becomes a dead letter if its handler panicked, or if its retry policy has
+// not mended its failure (Config.Capture, WithCapture): Error.DeadLetter names it, and
+// DeadLetters can redrive it. It is stored before the caller is answered, unless the
+// store is slow: the answer waits for at most a second and half of the time that is
+// left, and then comes without the id. While the dead letters are half full, or the
+// store refuses them, no command becomes one: the rest is for events. That is logged,
+// and the caller has the error all the same.
 //
 // With a transport in this process and a ctx that cannot be cancelled (its Done is
-// nil, as of context.Background) a handler without middleware and retries runs on the caller's own goroutine:
+// nil, as of context.Background) a handler without middleware and retries runs on the
+// caller's own goroutine:
 // Execute then returns when the handler does, which sees Config.ExecuteTimeout as
 // its deadline and may ignore it.
 func Execute[C Returning[R], R any](ctx context.Context, s Scope, c C, opts ...ExecuteOption) (R, error) {
@@ -211,11 +219,7 @@ func callDirect[C, R any](ctx context.Context, k *call, h *commandHandler, fn fu
 		if err := h.enter(ctx, k); err != nil {
 			return zero, err
 		}
-		r, err := invoke(k, h, fn, c)
-		if err != nil {
-			return zero, h.ended(&running{k: k, err: err})
-		}
-		return r, nil
+		return invoke(k, h, fn, c, nil)
 	}
 	if err := ctx.Err(); err != nil {
 		return zero, fromTransport("execute", h.info.name, "", err)
@@ -224,16 +228,7 @@ func callDirect[C, R any](ctx context.Context, k *call, h *commandHandler, fn fu
 		return zero, err
 	}
 	run := &directRun[R]{done: make(chan struct{})}
-	go func() {
-		defer func() {
-			if run.err != nil {
-				run.err = h.ended(&running{k: k, err: run.err})
-			}
-			close(run.done)
-		}()
-		run.err = errGoexit
-		run.r, run.err = invoke(k, h, fn, c)
-	}()
+	go invoke(k, h, fn, c, run)
 	if err := awaitDirect(ctx, k, run.done); err != nil {
 		return zero, fromTransport("execute", h.info.name, k.id(), err)
 	}
@@ -247,6 +242,14 @@ type directRun[R any] struct {
 	r    R
 	err  error
 	done chan struct{}
+}
+
+// tell leaves the result for who waits. A nil run is one that nobody waits for.
+func (run *directRun[R]) tell(r R, err error) {
+	if run != nil {
+		run.r, run.err = r, err
+		close(run.done)
+	}
 }
 
 // awaitDirect waits for a handler until the caller's context or the call's own
@@ -279,10 +282,20 @@ func awaitDirect(ctx context.Context, k *call, done <-chan struct{}) error {
 	}
 }
 
-// invoke runs fn and gives back what enter took.
-func invoke[C, R any](k *call, h *commandHandler, fn func(context.Context, C) (R, error), c C) (r R, err error) {
+// invoke runs fn, gives back what enter took, and returns what the caller is to have,
+// or leaves it in run.
+func invoke[C, R any](k *call, h *commandHandler, fn func(context.Context, C) (R, error), c C, run *directRun[R]) (r R, err error) {
 	err = errGoexit // unless fn returns or panics
-	defer h.finish(k, &err)
+	defer func() {
+		h.tally.ran(err)
+		if err != nil {
+			var zero R
+			r, err = zero, h.invokeFailed(k, c, err, func(err error) { run.tell(zero, err) })
+			return
+		}
+		h.leave(k)
+		run.tell(r, nil)
+	}()
 	if h.scope.bus.observed() || h.tally.isMetered() {
 		return invokeTimed(k, h, fn, c)
 	}
@@ -290,10 +303,12 @@ func invoke[C, R any](k *call, h *commandHandler, fn func(context.Context, C) (R
 	return fn(k, c)
 }
 
-// finish counts a run that has ended, and gives back what enter took.
-func (h *commandHandler) finish(k *call, err *error) {
-	h.tally.ran(*err)
-	h.leave(k)
+// invokeFailed is the end of an invoke that has failed: it returns the caller's error.
+func (h *commandHandler) invokeFailed(k *call, v any, err error, tell func(error)) error {
+	r := &running{k: k, err: err}
+	err = h.ended(r, v)
+	h.answered(r, func() { tell(err) })
+	return err
 }
 
 func invokeTimed[C, R any](k *call, h *commandHandler, fn func(context.Context, C) (R, error), c C) (R, error) {

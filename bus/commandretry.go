@@ -19,7 +19,8 @@ type running struct {
 	err    error
 	first  time.Time // the first failure; zero without a policy
 	ending ending
-	logged bool // the log has err already
+	logged bool   // the log has err already
+	late   func() // to be called after the answer, if there is anything left to do
 
 	mu      sync.Mutex    // guards the change of k, for abort
 	aborted chan struct{} // closed by abort; nil if nobody calls it
@@ -119,11 +120,15 @@ func (h *commandHandler) mendable(k *call, err error) bool {
 		return true
 	}
 	code := CodeOf(err)
-	if refused(err) || code == CodeInvalid || code == CodeTimeout && k.expired() {
+	if refused(err) || code == CodeInvalid || code == CodeTimeout && k.expired() || h.scope.bus.registered(err) != "" {
 		return false
 	}
 	var e *Error
-	return h.scope.bus.registered(err) == "" && !(errors.As(err, &e) && e.Wire != "")
+	if !errors.As(err, &e) {
+		return true
+	}
+	chosen := e.Op == "" && e.Code != CodeFailed && e.Code != CodePanic && e.Code.handlers()
+	return !chosen && e.Wire == "" && !e.permanent
 }
 
 // pause waits before a run, and reports whether it may begin.

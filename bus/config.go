@@ -59,6 +59,10 @@ type Config struct {
 	// waits: see Handle. Its zero value has the defaults of resilience.Retry. Default:
 	// nil, never, because only the handler's author knows whether it may.
 	CommandRetry *resilience.Retry
+	// Capture says which failed commands become dead letters. Default:
+	// CaptureExhausted, those whose handler panicked or that their retry policy has
+	// not mended.
+	Capture Capture
 	// Retries are the policies of single events and commands by their wire name,
 	// instead of Retry and CommandRetry. A handler's own, of WithRetry, comes before
 	// them. Default: none.
@@ -213,6 +217,9 @@ func (c Config) Validate() error {
 	c.Backpressure.check(bad)
 	if err := c.Retry.Validate(); err != nil {
 		bad("Config.Retry: %w", err)
+	}
+	if err := c.Capture.check(); err != nil {
+		bad("Config.Capture: %w", err)
 	}
 	if r := c.CommandRetry; r != nil {
 		if err := r.Validate(); err != nil {

@@ -35,14 +35,7 @@ func (f *flight) bury(listener string, code Code, cause error, attempts int) err
 	if !f.m.SentAt.IsZero() && f.m.SentAt.Before(d.First) {
 		d.First = f.m.SentAt
 	}
-	var p *panicError
-	if errors.As(cause, &p) {
-		d.Code = string(CodePanic)
-		d.Stack = p.stack
-		if len(d.Stack) > maxStack {
-			d.Stack = strings.ToValidUTF8(d.Stack[:maxStack], "")
-		}
-	}
+	setPanic(d, cause)
 	if err := b.storeDead(r.s.work, d); err != nil {
 		return err
 	}
@@ -51,6 +44,18 @@ func (f *flight) bury(listener string, code Code, cause error, attempts int) err
 	f.observeDeadLetter(d, cause)
 	b.teller.tell(d)
 	return nil
+}
+
+// setPanic writes down a panic, if that is what failed.
+func setPanic(d *transport.DeadLetter, cause error) {
+	var p *panicError
+	if !errors.As(cause, &p) {
+		return
+	}
+	d.Code, d.Stack = string(CodePanic), p.stack
+	if len(d.Stack) > maxStack {
+		d.Stack = strings.ToValidUTF8(d.Stack[:maxStack], "")
+	}
 }
 
 // storeDead stores a dead letter and returns once it is stored. It tries a few times,

@@ -17,7 +17,8 @@
 //     error, or an error whose code says whether anything ran. It is sent again
 //     only where it is sure that nothing ran, or where it has an idempotency key:
 //     then it succeeds once, within Config.IdempotencyWindow. It is run again after
-//     a failure only if a retry policy for it says so.
+//     a failure only if a retry policy for it says so. One whose handler panicked,
+//     or whose retries did not help, is a dead letter that its caller is told of.
 //  5. A second handler for a command is refused, in the process and across
 //     services.
 //  6. A handler that is running keeps its event: it is extended until the handler

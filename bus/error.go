@@ -122,6 +122,9 @@ type Error struct {
 	Details map[string]string
 	// Attempts is how often a handler ran, 0 if none did.
 	Attempts int
+	// DeadLetter is the id of the dead letter that a failed command has become, "" if
+	// it has become none (see Config.Capture).
+	DeadLetter string
 	// RetryIn, with CodeOpen, is how long the circuit breaker stays open; 0 if it is
 	// half-open, and waits for what another command tells. It does not cross the
 	// wire. An event handler that returns the error runs again after that time (see

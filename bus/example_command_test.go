@@ -236,3 +236,38 @@ func ExampleWithRetry_command() {
 	fmt.Println(bus.Execute(ctx, b, CreateUser{Name: "ada"}))
 	// Output: ada <nil>
 }
+
+// A command whose handler panics is kept. Here every failure is.
+func ExampleWithCapture() {
+	ctx := context.Background()
+	b, err := bus.New(memory.New(memory.Config{}), bus.Config{})
+	must(err)
+	defer b.Close(ctx)
+	must(bus.Handle(ctx, b, func(context.Context, CreateUser) (UserID, error) {
+		return "", errors.New("disk is full")
+	}, bus.WithCapture(bus.CaptureFailures)))
+
+	_, err = bus.Execute(ctx, b, CreateUser{Name: "ada"})
+	var e *bus.Error
+	errors.As(err, &e)
+	d, err := b.DeadLetters().Get(ctx, e.DeadLetter)
+	must(err)
+	c, err := bus.DeadLetterValue[CreateUser](d)
+	must(err)
+	fmt.Println(d.Kind, d.Name, "of", c.Name, "-", d.Err)
+	// Output: command user.create of ada - disk is full
+}
+
+// With CaptureNone a panic leaves nothing behind either.
+func ExampleConfig_capture() {
+	ctx := context.Background()
+	b, err := bus.New(memory.New(memory.Config{}), bus.Config{Capture: bus.CaptureNone})
+	must(err)
+	defer b.Close(ctx)
+	must(bus.Handle(ctx, b, func(context.Context, CreateUser) (UserID, error) { panic("disk is full") }))
+
+	_, err = bus.Execute(ctx, b, CreateUser{Name: "ada"})
+	n, _ := b.DeadLetters().Count(ctx, bus.DeadLetterFilter{})
+	fmt.Println(err, "-", n, "dead letters")
+	// Output: execute user.create: panic: disk is full - 0 dead letters
+}

@@ -39,6 +39,7 @@ type keyedOutcome struct {
 	kept   *idemRecord // it is what an earlier run had come to, a success
 	failed *wireError  // or a failure
 	logged bool        // the log has err already
+	late   func()      // to be called after the answer
 }
 
 // nothingRun is the outcome of a call that did not get as far as the handler.
@@ -181,8 +182,7 @@ func (x *keyedCall) turn(v any, settle func(keyedOutcome)) (settled bool) {
 			x.h.slots.leave(x.k)
 			return
 		}
-		x.h.leave(x.k)
-		settle(*o)
+		x.h.answered(&running{k: x.k, late: o.late}, func() { settle(*o) })
 	}()
 	claim, known := x.claim()
 	if claim == nil {
@@ -200,9 +200,13 @@ func (x *keyedCall) handle(claim *idemClaim, v any) (o *keyedOutcome) {
 	claim.hold(r.abort)
 	defer func() { // also when the handler ends this goroutine
 		x.k = r.k
-		if o = x.conclude(claim, r.result, x.k.outcome(r.err)); o != nil {
-			o.logged = r.logged
+		if o = x.conclude(claim, r.result, x.k.outcome(r.err)); o == nil {
+			return
 		}
+		if o.ran && r.err != nil && x.h.captures(r) {
+			o.err, r.logged = x.h.keep(r, v, o.err), true
+		}
+		o.logged, o.late = r.logged, r.late
 	}()
 	x.h.handleAll(r, v)
 	return nil

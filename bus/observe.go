@@ -252,10 +252,16 @@ func (f *flight) observeDeadLetter(d *transport.DeadLetter, cause error) {
 	if !f.r.b.observed() {
 		return
 	}
-	if code := Code(d.Code); CodeOf(cause) != code {
-		cause = &Error{Code: code, Op: "handle", Name: f.r.key.name, ID: f.id, Message: cause.Error(), Attempts: d.Attempts, cause: cause}
+	f.observe(StageDeadLettered, d.Handler, d.Attempts, deadCause(d, cause))
+}
+
+// deadCause is why there is a dead letter, with its code.
+func deadCause(d *transport.DeadLetter, cause error) error {
+	code := Code(d.Code)
+	if CodeOf(cause) == code {
+		return cause
 	}
-	f.observe(StageDeadLettered, d.Handler, d.Attempts, cause)
+	return &Error{Code: code, Op: "handle", Name: d.Message.To.Name, ID: d.Message.ID, Message: cause.Error(), Attempts: d.Attempts, cause: cause}
 }
 
 // observe tells of a step of the event for a handler, "" for none.

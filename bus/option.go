@@ -69,6 +69,7 @@ type handleOptions struct {
 	concurrency int
 	middleware  []Middleware
 	retry       *resilience.Retry
+	capture     *Capture
 	errs        []error
 }
 
@@ -118,6 +119,10 @@ type registerOption func(*handleOptions)
 func (f registerOption) handle(o *handleOptions)       { f(o) }
 func (f registerOption) subscribe(o *subscribeOptions) { f(&o.handleOptions) }
 func (f registerOption) batch(o *subscribeOptions)     { f(&o.handleOptions) }
+
+type handleOption func(*handleOptions)
+
+func (f handleOption) handle(o *handleOptions) { f(o) }
 
 type subscribeOption func(*subscribeOptions)
 

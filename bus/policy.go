@@ -10,6 +10,14 @@ func (b *Bus) eventRetry(name string) resilience.Retry {
 	return b.cfg.Retry
 }
 
+// captureOf is what a command's handler captures, whose own setting is given.
+func (b *Bus) captureOf(own *Capture) Capture {
+	if own != nil {
+		return *own
+	}
+	return b.cfg.Capture
+}
+
 // commandRetry is the policy of a command's handler, whose own is given; nil if it is
 // never run again.
 func (b *Bus) commandRetry(name string, own *resilience.Retry) *resilience.Retry {

@@ -28,7 +28,9 @@ type commandHandler struct {
 	run    Func                                    // the receiving chain around inner; nil if there is none
 	own    []Middleware                            // the handler's own part of it
 	retry  *resilience.Retry                       // nil: it is never run again
-	tally  *tally
+	// capture says which of its failures become dead letters.
+	capture Capture
+	tally   *tally
 
 	// slots bounds what runs at once, whichever way it came, and holds one for
 	// each that does.
@@ -78,6 +80,7 @@ func (s *scope) handle(ctx context.Context, h *commandHandler, opts []HandleOpti
 	h.attached = make(chan struct{}, attachedPerRun*o.concurrency)
 	h.closing, h.stop = context.WithCancel(context.Background())
 	h.retry, h.stopping = b.commandRetry(h.info.name, o.retry), make(chan struct{})
+	h.capture = b.captureOf(o.capture)
 	if len(b.cfg.Receiving)+len(o.middleware) > 0 {
 		h.run = protect(chain(b.cfg.Receiving, chain(o.middleware, func(ctx context.Context, m *Message) (any, error) {
 			if m.ran != nil {
@@ -196,30 +199,47 @@ func (h *commandHandler) leave(k *call) {
 	h.slots.leave(k)
 }
 
-// conclude logs a failure, also when nobody waits for it any more, and returns it as
-// the caller may take it.
-func (h *commandHandler) conclude(r *running) error {
+// conclude logs a failure, also when nobody waits for it any more, or makes a dead
+// letter of it, and returns it as the caller may take it.
+func (h *commandHandler) conclude(r *running, v any) error {
 	if r.err == nil {
 		return nil
+	}
+	err := r.err
+	if r.k.attempt > 0 { // something ran
+		err = r.k.outcome(err)
+	}
+	if h.captures(r) {
+		return h.keep(r, v, err)
 	}
 	if !r.logged {
 		h.scope.bus.logCommand(r.k, r.err)
 	}
-	if r.k.attempt == 0 { // nothing ran
-		return r.err
-	}
-	return r.k.outcome(r.err)
+	return err
 }
 
 // ended is conclude for a caller of this process, who sees no more and no less of the
 // error than one of another process.
-func (h *commandHandler) ended(r *running) error {
-	err := h.conclude(r)
+func (h *commandHandler) ended(r *running, v any) error {
+	err := h.conclude(r, v)
 	if err == nil {
 		return nil
 	}
 	b, k := h.scope.bus, r.k
 	return b.fromWire(k.who.name, k.id(), b.toWire(err, int(k.attempt)))
+}
+
+// answered gives back what enter took and answers the caller. Where there is something
+// to do after the answer, that still has its place.
+func (h *commandHandler) answered(r *running, answer func()) {
+	if r.late == nil {
+		h.leave(r.k)
+		answer()
+		return
+	}
+	answer()
+	r.late()
+	h.leave(r.k)
 }
 
 // newDirectCall is the call of a command that never leaves the process.
@@ -253,9 +273,8 @@ func (h *commandHandler) local(ctx context.Context, m *transport.Message, out *o
 	go func() {
 		r := &running{k: k}
 		defer func() { // also when the handler ends this goroutine
-			run.r, run.err = r.result, h.ended(r)
-			h.leave(r.k)
-			close(run.done)
+			run.r, run.err = r.result, h.ended(r, m.Value)
+			h.answered(r, func() { close(run.done) })
 		}()
 		h.handleAll(r, m.Value)
 	}()
@@ -285,13 +304,14 @@ func (h *commandHandler) serveOne(k *call, req transport.Request) {
 		h.serveKeyed(k, req)
 		return
 	}
+	var v any
+	var refused error
 	r := &running{k: k}
 	defer func() { // also when the handler ends this goroutine
-		err := h.conclude(r)
-		h.leave(r.k)
-		h.reply(r.k, req, r.result, err)
+		err := h.conclude(r, v)
+		h.answered(r, func() { h.reply(r.k, req, r.result, err) })
 	}()
-	v, refused := h.open(k, tm)
+	v, refused = h.open(k, tm)
 	if refused != nil {
 		k.attempt = 0 // nothing ran
 		r.err = refused

@@ -15,6 +15,8 @@ type wireError struct {
 	Attempts int               `json:"attempts,omitempty"`
 	// Permanent: no retry will mend it, and it says nothing of the handler's health.
 	Permanent bool `json:"permanent,omitempty"`
+	// DeadLetter is the id of the dead letter that the command has become.
+	DeadLetter string `json:"dead_letter,omitempty"`
 }
 
 // The errors of the bus that errors.Is finds on the caller's side, by the names that
@@ -41,6 +43,11 @@ const maxWireMessage = 8 << 10
 func (b *Bus) toWire(err error, attempts int) wireError {
 	if r, ok := err.(*repeatedError); ok {
 		return r.w
+	}
+	if c, ok := err.(*capturedError); ok {
+		w := b.toWire(c.err, attempts)
+		w.DeadLetter = c.id
+		return w
 	}
 	w := wireError{Code: CodeOf(err), Message: err.Error(), Attempts: attempts, Permanent: IsPermanent(err)}
 	if refused(err) {
@@ -98,6 +105,7 @@ func (b *Bus) fromWire(name, id string, w wireError) error {
 	e := &Error{
 		Code: w.Code, Op: "execute", Name: name, ID: id, Message: w.Message,
 		Wire: w.Wire, Details: maps.Clone(w.Details), Attempts: w.Attempts, permanent: w.Permanent,
+		DeadLetter: w.DeadLetter,
 	}
 	if e.Code == "" {
 		e.Code = CodeFailed

@@ -45,6 +45,6 @@ func TestEventLog(t *testing.T) {
 		}
 		require.ElementsMatch(w, []string{"ok /  0s", "failed svc/mail failed 1s", "retrying svc/mail failed 0s", "failed svc/mail failed 1s",
 			"dead-lettered svc/mail failed 0s"}, steps["e1"])
-		require.ElementsMatch(w, []string{"failed /svc panic 0s", "failed / panic 0s"}, steps["c1"])
+		require.ElementsMatch(w, []string{"failed /svc panic 0s", "dead-lettered /svc panic 0s", "failed / panic 0s"}, steps["c1"])
 	})
 }

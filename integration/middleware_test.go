@@ -298,7 +298,7 @@ func TestOnPanic(t *testing.T) {
 	everywhere(t, func(w *world) {
 		told := newRecord[string]()
 		tr := w.open()
-		b := w.busOn(tr, bus.Config{Receiving: []bus.Middleware{
+		b := w.busOn(tr, bus.Config{Capture: bus.CaptureNone, Receiving: []bus.Middleware{
 			middleware.Recover(middleware.OnPanic(func(_ context.Context, m *bus.Message, value any, stack string) {
 				told.add(fmt.Sprint(m.Name, " ", m.Attempt, " ", value, " ", strings.Contains(stack, "middleware_test.go")))
 			})),

@@ -151,12 +151,12 @@ func TestObserversSeeACommand(t *testing.T) {
 			for _, name := range []string{"slow", "exists", "panic"} {
 				_, _ = bus.Execute(c.ctx, b, createUser{Name: name}, c.opts...)
 			}
-			told.wait(w, 6)
+			told.wait(w, 7)
 			all := told.all()
 			require.Equal(w, []string{
 				handled + " ran 3s", "sent user.create / 0 ran 3s",
 				handled + " failed", "sent user.create / 0 failed",
-				handled + " failed", "sent user.create / 0 panic",
+				handled + " failed", "dead-lettered user.create /svc 1 panic", "sent user.create / 0 panic",
 			}, steps(all), way)
 			require.ErrorIs(w, all[2].Err, errUserExists, way)
 			require.Equal(w, all[0].Meta().ID, all[1].Meta().ID, way)
@@ -342,7 +342,7 @@ func TestObserversSeeAHandlerThatEndsItsGoroutine(t *testing.T) {
 		}))
 		_, err := bus.Execute(w.Context(), b, createUser{Name: "ada"})
 		require.Equal(w, bus.CodePanic, bus.CodeOf(err))
-		require.Equal(w, []string{"handled user.create /svc 1 failed", "sent user.create / 0 panic"}, steps(told.wait(w, 2)))
+		require.Equal(w, []string{"handled user.create /svc 1 failed", "dead-lettered user.create /svc 1 panic", "sent user.create / 0 panic"}, steps(told.wait(w, 3)))
 	})
 }
 

@@ -264,7 +264,7 @@ func TestShutdownEndsTheWaitOfACommand(t *testing.T) {
 				policy := resilience.Retry{MaxRetries: 9, Initial: 10 * time.Second, Jitter: resilience.NoJitter}
 				stages := newRecord[bus.Stage]()
 				lines := newLogs()
-				b := w.bus(bus.Config{CommandRetry: &policy, Logger: lines.logger(), Observers: []bus.Observer{func(r bus.Record) {
+				b := w.bus(bus.Config{CommandRetry: &policy, Capture: bus.CaptureFailures, Logger: lines.logger(), Observers: []bus.Observer{func(r bus.Record) {
 					if r.Kind == bus.KindCommand && r.Stage != bus.StageSent {
 						stages.add(r.Stage)
 					}

@@ -36,6 +36,9 @@ type DeadLetterStats struct {
 	// A driver may have other limits besides, such as bytes.
 	Max    int
 	MaxAge time.Duration
+	// Bytes is how much room they take and MaxBytes how much they may, for a driver
+	// with such a limit; 0 is no limit.
+	Bytes, MaxBytes uint64
 	// DropOldest: when they are full, Add drops the oldest one for the new one.
 	// Otherwise it returns ErrBacklog.
 	DropOldest bool

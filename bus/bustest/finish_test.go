@@ -65,7 +65,8 @@ timeline:
 	order.place {"ID":"o-1"}: its handler: execute order.place: panic: oh` + advice + `
 timeline:
 	0s  execute order.place {"ID":"o-1"}: execute order.place: panic: oh
-	0s    failed in test: panic: oh`,
+	0s    failed in test: panic: oh
+	0s    dead letter of test after attempt 1: handle order.place: panic: oh`,
 		},
 		"a panic that was asked for": {test: func(t testing.TB, h *bustest.Harness) {
 			require.NoError(t, bus.Handle(t.Context(), h.Bus, func(context.Context, PlaceOrder) (string, error) { panic("oh") }))

@@ -27,6 +27,7 @@ func (d *deadLetters) Stats(ctx context.Context) (transport.DeadLetterStats, err
 	st := transport.DeadLetterStats{
 		Count: int(info.State.Msgs), Last: info.State.LastSeq,
 		Max: int(max(info.Config.MaxMsgs, 0)), MaxAge: info.Config.MaxAge,
+		Bytes: info.State.Bytes, MaxBytes: uint64(max(info.Config.MaxBytes, 0)),
 		DropOldest: info.Config.Discard == jetstream.DiscardOld,
 		Dropped:    d.bounds.dropped.Load(),
 	}
