@@ -15,7 +15,9 @@ import (
 //
 // Times are RFC 3339 text with nanoseconds (tag 0), in UTC. A map decoded into
 // an `any` is a map[string]any; other keys than text are refused there. Unknown
-// fields are ignored, and the last of several equal keys wins.
+// fields are ignored, and the last of several equal keys wins. Maps and structs are
+// encoded in the order of their encoded keys (RFC 8949, section 4.2.1), so that equal
+// values are encoded equally.
 //
 // A body is checked before anything is allocated for it: it must be one
 // complete item, nested no deeper than codec.MaxDepth, with at most 131,072
@@ -34,6 +36,7 @@ func newCodec() cborCodec {
 		Time:          cbor.TimeRFC3339NanoUTC,
 		TimeTag:       cbor.EncTagRequired,
 		ShortestFloat: cbor.ShortestFloat16,
+		Sort:          cbor.SortBytewiseLexical,
 	}.EncMode()
 	if err != nil {
 		panic(err) // the options above are constant

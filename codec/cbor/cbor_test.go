@@ -49,11 +49,11 @@ func TestGolden(t *testing.T) {
 	require.NoError(t, err)
 	require.Equal(t, "a6"+
 		"624944"+"636f2d31"+
-		"66506c61636564"+"c0781e"+hex.EncodeToString([]byte("2026-03-04T05:06:07.000000089Z"))+
-		"654c696e6573"+"82"+"a263736b756141"+"6371747902"+"a263736b7562c3bc"+"637174793a0001116f"+
-		"644e657874"+"a263736b756142"+"6371747900"+
 		"64426c6f62"+"4200ff"+
-		"654578747261"+"a1617883f5f6f93e00", hex.EncodeToString(data))
+		"644e657874"+"a2"+"6371747900"+"63736b756142"+
+		"654578747261"+"a1617883f5f6f93e00"+
+		"654c696e6573"+"82"+"a2"+"6371747902"+"63736b756141"+"a2"+"637174793a0001116f"+"63736b7562c3bc"+
+		"66506c61636564"+"c0781e"+hex.EncodeToString([]byte("2026-03-04T05:06:07.000000089Z")), hex.EncodeToString(data))
 
 	var got order
 	require.NoError(t, cbor.Codec.Unmarshal(data, &got))
@@ -145,7 +145,7 @@ func ExampleCodec() {
 	err = codec.Decode(cbor.Codec, body, &l)
 	fmt.Println(l, err)
 	// Output:
-	// "\xa2cskuaAcqty\x02" <nil>
+	// "\xa2cqty\x02cskuaA" <nil>
 	// {A 2} <nil>
 }
 
@@ -155,5 +155,20 @@ func BenchmarkUnmarshal(b *testing.B) {
 	for b.Loop() {
 		var o order
 		_ = cbor.Codec.Unmarshal(data, &o)
+	}
+}
+
+// Commands of one idempotency key are compared by their bytes.
+func TestEqualValuesAreEncodedEqually(t *testing.T) {
+	m := map[string]int{}
+	for i := range 20 {
+		m[string(rune('a'+i))] = i
+	}
+	first, err := cbor.Codec.Marshal(m)
+	require.NoError(t, err)
+	for range 20 {
+		data, err := cbor.Codec.Marshal(m)
+		require.NoError(t, err)
+		require.Equal(t, first, data)
 	}
 }

@@ -13,7 +13,8 @@ import (
 
 // Codec encodes Go values as MessagePack. A struct is a map from field name to
 // value; a `msgpack` tag renames a field, and `msgpack:"-"` leaves it out. A
-// value must not contain a pointer cycle.
+// value must not contain a pointer cycle. The bytes of equal values may differ where
+// there are maps.
 //
 // Times keep their nanoseconds and decode in the local zone. Unknown fields are
 // ignored, and the last of several equal keys wins. A map decoded into an `any`

@@ -17,7 +17,8 @@ import (
 //
 // Unknown fields are kept, so that a message passed on loses nothing. An empty
 // body is a message with no field set. Bodies nested deeper than codec.MaxDepth
-// are refused. The bytes of equal messages may differ where there are maps.
+// are refused. One program encodes equal messages equally, maps too; another version
+// of the library may not.
 var Codec codec.Codec = protobufCodec{}
 
 type protobufCodec struct{}
@@ -37,7 +38,7 @@ func (protobufCodec) Marshal(v any) ([]byte, error) {
 	if !m.ProtoReflect().IsValid() {
 		return nil, fmt.Errorf("nil %T", m)
 	}
-	return proto.Marshal(m)
+	return proto.MarshalOptions{Deterministic: true}.Marshal(m)
 }
 
 func (protobufCodec) Unmarshal(data []byte, v any) error {

@@ -153,3 +153,22 @@ func BenchmarkUnmarshal(b *testing.B) {
 		_ = protobuf.Codec.Unmarshal(data, &m)
 	}
 }
+
+// Commands of one idempotency key are compared by their bytes.
+func TestEqualMessagesAreEncodedEqually(t *testing.T) {
+	fields := map[string]any{}
+	for i := range 20 {
+		fields[string(rune('a'+i))] = i
+	}
+	var first []byte
+	for range 20 {
+		s, err := structpb.NewStruct(fields)
+		require.NoError(t, err)
+		data, err := protobuf.Codec.Marshal(s)
+		require.NoError(t, err)
+		if first == nil {
+			first = data
+		}
+		require.Equal(t, first, data)
+	}
+}
