@@ -2,8 +2,10 @@ package integration_test
 
 import (
 	"context"
+	"strconv"
 	"sync/atomic"
 	"testing"
+	"time"
 
 	"github.com/stretchr/testify/require"
 
@@ -45,6 +47,20 @@ func BenchmarkMemoryExecute(b *testing.B) {
 		ctx := context.Background()
 		for b.Loop() {
 			if v, err := bus.Execute(ctx, m, addCommand{A: 1, B: 2}); v != 3 || err != nil {
+				b.Fatal(v, err)
+			}
+		}
+	})
+	b.Run("idempotency key", func(b *testing.B) {
+		tr := memory.New(memory.Config{})
+		m, err := bus.New(tr, bus.Config{Service: "bench", IdempotencyWindow: time.Second})
+		require.NoError(b, err)
+		b.Cleanup(func() { require.NoError(b, m.Close(context.Background())) })
+		require.NoError(b, bus.Handle(b.Context(), m, add))
+		b.ReportAllocs()
+		ctx := context.Background()
+		for n := 0; b.Loop(); n++ {
+			if v, err := bus.Execute(ctx, m, addCommand{A: 1, B: 2}, bus.WithIdempotencyKey(strconv.Itoa(n))); v != 3 || err != nil {
 				b.Fatal(v, err)
 			}
 		}

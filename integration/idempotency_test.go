@@ -15,6 +15,8 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"github.com/jitney-bus/jitney/bus"
+	"github.com/jitney-bus/jitney/bus/middleware"
+	"github.com/jitney-bus/jitney/resilience"
 	"github.com/jitney-bus/jitney/transport"
 	"github.com/jitney-bus/jitney/transport/memory"
 )
@@ -620,5 +622,36 @@ func TestIdempotencyKeyRules(t *testing.T) {
 		for _, d := range []time.Duration{-1, time.Millisecond, 366 * 24 * time.Hour} {
 			require.ErrorContains(w, bus.Config{IdempotencyWindow: d}.Validate(), "IdempotencyWindow")
 		}
+	})
+}
+
+// middleware.Retry sends a command again whose outcome is unknown, if it has a key.
+func TestRetryMiddlewareOfAnIdempotentCommand(t *testing.T) {
+	everywhere(t, func(w *world) {
+		runs := newCharger().serve(w, w.bus(bus.Config{}))
+		tr := newFaulty(w.open())
+		caller := w.busOn(tr, bus.Config{Service: "caller", Sending: []bus.Middleware{
+			middleware.Retry(resilience.Retry{}), middleware.Timeout(2 * time.Second),
+		}})
+		losing := func() {
+			var lost atomic.Int64
+			tr.setAfter(func(ctx context.Context, op, _ string) error {
+				if op == "request" && lost.Add(1) == 1 {
+					<-ctx.Done()
+					return ctx.Err()
+				}
+				return nil
+			})
+		}
+		losing()
+		_, err := bus.Execute(w.Context(), caller, charge{})
+		require.Equal(w, bus.CodeTimeout, bus.CodeOf(err), "%v", err)
+		for i, opt := range []bus.ExecuteOption{bus.WithIdempotencyKey("k"), bus.WithIdempotency()} {
+			losing()
+			no, err := bus.Execute(w.Context(), caller, charge{}, opt)
+			require.NoError(w, err)
+			require.Equal(w, receiptNo{i + 2}, no)
+		}
+		require.Len(w, runs.all(), 3)
 	})
 }

@@ -67,6 +67,27 @@ func Example_commands() {
 	// <nil>
 }
 
+func Example_idempotency() {
+	ctx, b := open()
+	defer b.Close(ctx)
+	charges := 0
+	check(bus.Handle(ctx, b, func(ctx context.Context, c ChargeCard) (string, error) {
+		charges++
+		return fmt.Sprint("receipt ", charges), nil
+	}))
+	for range 2 {
+		// doc:idempotency
+		receipt, err := bus.Execute(ctx, b, ChargeCard{Order: "17", Cents: 990},
+			bus.WithIdempotencyKey("charge order 17")) // the same, whoever repeats it, and whenever
+		// doc:end
+		check(err)
+		fmt.Println(receipt)
+	}
+	// Output:
+	// receipt 1
+	// receipt 1
+}
+
 // doc:errors
 var ErrTaken = errors.New("name is taken")
 
