@@ -34,7 +34,9 @@ type Stats struct {
 	// Breakers are the circuit breakers of this process, as Bus.Breakers has them.
 	Breakers []BreakerStats `json:"breakers,omitempty"`
 	// Queues has the bounded queues, by name: "publish", which is that of
-	// PublishAsync, "rate" with AdaptiveRateLimit, and those of WithQueue.
+	// PublishAsync, "rate" with AdaptiveRateLimit, and those of WithQueue. The ones
+	// that are closed are one more of each name, without Session and Capacity, so that
+	// no sum shrinks; so are those of sessions beyond 1,000.
 	Queues []QueueStats `json:"queues"`
 	// BackpressureActive says that backpressure is raised for one of them.
 	BackpressureActive bool `json:"backpressure_active"`

@@ -154,7 +154,9 @@ func TestQueueEndsWithItsListener(t *testing.T) {
 		time.AfterFunc(time.Second, func() { close(open) })
 		require.NoError(w, sub.Close(w.Context()))
 		require.Len(w, got.all(), 1)
-		require.Len(w, b.Stats().Queues, 1)
+		closed := b.Stats().Queues[1]
+		require.Zero(w, closed.Size+closed.Capacity, "only its counters are left")
+		require.EqualValues(w, 4, closed.Enqueued)
 	})
 }
 

@@ -293,6 +293,31 @@ func TestQueues(t *testing.T) {
 	})
 }
 
+// What a session's queue has dropped counts on when the session is over.
+func TestQueuesOfSessions(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		b := newBus(t, bus.Config{})
+		_, reg := register(t, b, metrics.Config{PollInterval: -1})
+		for i := range 3 {
+			s, err := b.Session(t.Context(), fmt.Sprint("s", i))
+			require.NoError(t, err)
+			_, err = bus.Subscribe(t.Context(), s, func(context.Context, order) error { time.Sleep(time.Second); return nil },
+				bus.WithName("cache"), bus.WithConcurrency(1), bus.WithQueue(1, bus.DropOldest))
+			require.NoError(t, err)
+			for range 5 {
+				require.NoError(t, bus.Publish(t.Context(), s, order{}))
+				time.Sleep(time.Millisecond)
+			}
+			require.Equal(t, []string{
+				fmt.Sprintf("queue_dropped_total{queue=order.placed/cache} %d", 3*(i+1)), "queue_dropped_total{queue=publish} 0",
+				"queue_size{queue=order.placed/cache} 1", "queue_size{queue=publish} 0",
+			}, lines(t, reg, true, "queue_dropped", "queue_size"))
+			require.NoError(t, s.Close(t.Context()))
+			require.Equal(t, []string{fmt.Sprintf("queue_dropped_total{queue=order.placed/cache} %d", 3*(i+1))}, lines(t, reg, false, "queue_dropped", "queue_size"))
+		}
+	})
+}
+
 func TestNamespaceAndConstLabels(t *testing.T) {
 	one, two := newBus(t, bus.Config{}), newBus(t, bus.Config{})
 	reg := prometheus.NewPedanticRegistry()
