@@ -177,7 +177,7 @@ func (h *commandHandler) kept(r *running, v any, d *transport.DeadLetter) {
 // unkept counts and tells of a dead letter that is refused.
 func (h *commandHandler) unkept(r *running, why error) {
 	b := h.scope.bus
-	b.captured.refused.Add(1)
+	h.tally.unkept()
 	b.logFailure(failureLine{level: slog.LevelError, text: "command failed, and its dead letter is not stored",
 		attrs: append(r.k.attrs(), slog.Any("refused", why)), err: r.err})
 }

@@ -4,7 +4,6 @@ import (
 	"context"
 	"fmt"
 	"sync"
-	"sync/atomic"
 	"time"
 
 	"github.com/jitney-bus/jitney/transport"
@@ -14,8 +13,7 @@ import (
 // place for its dead letter holds up its group, or pushes out an older one; a command's
 // caller has the error in any case.
 type captureRoom struct {
-	b       *Bus
-	refused atomic.Uint64 // dead letters of commands that are not stored
+	b *Bus
 
 	mu    sync.Mutex
 	until time.Time // for how long the answer below holds

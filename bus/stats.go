@@ -117,6 +117,9 @@ type HandlerStats struct {
 	Redelivered uint64 `json:"redelivered"`
 	// DeadLettered counts the dead letters that are stored.
 	DeadLettered uint64 `json:"dead_lettered"`
+	// Uncaptured counts the failed commands whose dead letters were to be stored and
+	// are not: they were half full, or refused it (see Capture).
+	Uncaptured uint64 `json:"uncaptured,omitempty"`
 	// Refused counts the messages that did not reach the handler because they cannot
 	// be decoded, are invalid, or came too late; LastError may be of one.
 	Refused uint64 `json:"refused"`

@@ -26,6 +26,7 @@ type tally struct {
 	failed    [len(codes)]atomic.Uint64
 
 	retried, redelivered, deadLettered atomic.Uint64
+	uncaptured                         atomic.Uint64
 	filtered, returned, refused        atomic.Uint64
 
 	mu    sync.Mutex // guards what follows
@@ -112,6 +113,13 @@ func (t *tally) step(stage Stage, delay time.Duration) {
 	}
 }
 
+// unkept counts a failed command whose dead letter is not stored.
+func (t *tally) unkept() {
+	for ; t != nil; t = t.sum {
+		t.uncaptured.Add(1)
+	}
+}
+
 // redeliver counts a run of a message that the group had been handed before.
 func (t *tally) redeliver() {
 	for ; t != nil; t = t.sum {
@@ -192,6 +200,7 @@ func (t *tally) add(s *HandlerStats) {
 	s.Retries = t.retried.Load()
 	s.Redelivered = t.redelivered.Load()
 	s.DeadLettered = t.deadLettered.Load()
+	s.Uncaptured = t.uncaptured.Load()
 	s.Filtered = t.filtered.Load()
 	s.Returned = t.returned.Load()
 	s.Refused = t.refused.Load()

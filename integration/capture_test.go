@@ -166,6 +166,8 @@ func TestCommandsLeaveRoomForEvents(t *testing.T) {
 			}
 		}
 		require.Equal(w, 2, refused)
+		s := b.Stats().Handlers[0]
+		require.Equal(w, []uint64{1, 2}, []uint64{s.DeadLettered, s.Uncaptured})
 		half = false
 		settle(2 * time.Second)
 		require.NotEmpty(w, fail().DeadLetter)
