@@ -102,6 +102,12 @@ func (f *flight) copyFor(listener string, failed int, first since, then string) 
 		c.Header.Set(headerThen, then)
 	}
 	delete(c.Header, headerSearch)
+	if f.redriven() == "" { // on an event for everybody they are somebody else's
+		for _, key := range redriveHeaders {
+			delete(c.Header, key)
+		}
+		delete(c.Header, headerCopy)
+	}
 	return &c
 }
 
