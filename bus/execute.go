@@ -341,7 +341,9 @@ func (b *Bus) replyError(m, r *transport.Message) error {
 		if err := json.Unmarshal(r.Body, &w); err != nil {
 			w = wireError{Message: "the handler failed and its error cannot be read"}
 		}
-		w.Code = Code(r.Header.Get(headerError))
+		if w.Code = Code(r.Header.Get(headerError)); checkName(string(w.Code)) != nil {
+			w.Code = CodeFailed // no code, but it is an error
+		}
 	}
 	return b.fromWire(m.To.Name, m.ID, w)
 }

@@ -37,8 +37,10 @@ func FuzzReplyError(f *testing.F) {
 		var e *Error
 		require.ErrorAs(t, err, &e)
 		require.NotEmpty(t, e.Code)
-		if code != "" {
+		if checkName(code) == nil {
 			require.Equal(t, Code(code), e.Code, "the header has the code, not the body")
+		} else {
+			require.Equal(t, CodeFailed, e.Code)
 		}
 		require.Equal(t, "execute", e.Op)
 		require.Equal(t, "user.create", e.Name)
