@@ -28,6 +28,9 @@ const (
 	maxHistory = 8
 	// maxFailureText is how much of an error's text is kept, in bytes.
 	maxFailureText = 256
+	// maxHistoryText is more than formatHistory returns. Short text can be a great many
+	// failures, and a page has many dead letters.
+	maxHistoryText = 4 * maxHeaderValue
 )
 
 // redriveHeaders are those of a redriven copy, and of its dead letter if it fails
@@ -92,7 +95,7 @@ func formatHistory(all []Failure) string {
 // parseHistory reads what formatHistory wrote; what somebody else wrote is none.
 func parseHistory(s string) []Failure {
 	var all []Failure
-	if s == "" || json.Unmarshal([]byte(s), &all) != nil {
+	if s == "" || len(s) > maxHistoryText || json.Unmarshal([]byte(s), &all) != nil || len(all) > maxHistory {
 		return nil
 	}
 	return all
