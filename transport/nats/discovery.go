@@ -69,7 +69,7 @@ func (d *discovery) stop() {
 // answer takes $SRV.<verb>, $SRV.<verb>.<name> and $SRV.<verb>.<name>.<id>.
 func (d *discovery) answer(in *nats.Msg) {
 	tokens := strings.Split(in.Subject, ".")
-	if in.Reply == "" || len(tokens) < 2 || len(tokens) > 4 ||
+	if in.Reply == "" || !d.t.names.isInbox(in.Reply) || len(tokens) < 2 || len(tokens) > 4 ||
 		len(tokens) > 2 && tokens[2] != d.t.names.ns || len(tokens) > 3 && tokens[3] != d.id {
 		return
 	}

@@ -287,6 +287,10 @@ func (r *headerReader) headers(subject, kind string, h nats.Header) {
 			dedup = v[0]
 			continue
 		}
+		if k == hdrUnreadable {
+			r.fail(fmt.Errorf("%w headers: they cannot be read", transport.ErrInvalid))
+			continue
+		}
 		if !isEnvelope(k) {
 			if k == hdrStored && len(v) == 1 && len(h[hdrSent]) == 0 {
 				m.SentAt, _ = time.Parse(time.RFC3339Nano, v[0]) // zero if a stranger wrote it
@@ -296,11 +300,8 @@ func (r *headerReader) headers(subject, kind string, h nats.Header) {
 			}
 			continue
 		}
-		if len(v) != 1 {
-			r.fail(fmt.Errorf("%w header %q: it has %d values, one is allowed", transport.ErrInvalid, k, len(v)))
-			if len(v) == 0 {
-				continue
-			}
+		if r.single(k, v); len(v) == 0 {
+			continue
 		}
 		s := v[0]
 		if escaped {
@@ -338,12 +339,22 @@ func (r *headerReader) headers(subject, kind string, h nats.Header) {
 	}
 }
 
+// single refuses a header that has several values where one is meant.
+func (r *headerReader) single(key string, values []string) {
+	if len(values) != 1 {
+		r.fail(fmt.Errorf("%w header %q: it has %d values, one is allowed", transport.ErrInvalid, key, len(values)))
+	}
+}
+
 // user copies the headers that are not the driver's.
 func (r *headerReader) user(h nats.Header, n int, escaped bool) {
 	u := make(transport.Header, n)
 	for k, v := range h {
-		if isEnvelope(k) || isServerHeader(k) {
+		if isEnvelope(k) || isServerHeader(k) || k == hdrUnreadable {
 			continue
+		}
+		if strings.HasPrefix(k, transport.HeaderPrefix) {
+			r.single(k, v)
 		}
 		if escaped {
 			for i := range v {

@@ -83,7 +83,7 @@ func fromLeader(ctx context.Context, js jetstream.JetStream, stream string, req 
 	m := &jetstream.RawStreamMsg{Subject: got.Message.Subject, Sequence: got.Message.Seq, Data: got.Message.Data, Time: got.Message.Time}
 	if len(got.Message.Hdrs) > 0 {
 		if m.Header, err = nats.DecodeHeadersMsg(got.Message.Hdrs); err != nil {
-			return nil, fmt.Errorf("message %d of %s: %w", m.Sequence, stream, err)
+			m.Header = unreadable
 		}
 	}
 	return m, nil
@@ -98,6 +98,9 @@ func isNoMessage(err error) bool {
 // fromReplica reads up to req.Batch messages in order from any replica of the
 // stream, which may lag behind the leader but leaves nothing out in between. It
 // also counts how many match from req.Seq on.
+//
+// What the replica says of a message is among the message's own headers. At one whose
+// headers are not whole it ends with errMalformedAnswer and those before.
 func fromReplica(ctx context.Context, js jetstream.JetStream, stream string, req msgRequest) (all []*jetstream.RawStreamMsg, count uint64, err error) {
 	body, err := json.Marshal(req)
 	if err != nil {
@@ -131,12 +134,12 @@ func fromReplica(ctx context.Context, js jetstream.JetStream, stream string, req
 			case "503":
 				return nil, 0, nats.ErrNoResponders
 			default:
-				return nil, 0, fmt.Errorf("%w: status %q %s", errMalformedAnswer, status, m.Header.Get("Description"))
+				return all, 0, fmt.Errorf("%w: status %q %s", errMalformedAnswer, status, m.Header.Get("Description"))
 			}
 		}
 		seq, err := sequenceOf(m.Header, hdrSequence)
-		if err != nil {
-			return nil, 0, fmt.Errorf("%w: %w", errMalformedAnswer, err)
+		if err != nil || !isWhole(m) {
+			return all, 0, fmt.Errorf("%w: its headers are not whole: %w", errMalformedAnswer, err)
 		}
 		all = append(all, &jetstream.RawStreamMsg{
 			Subject: lastHeader(m.Header, hdrSubject), Sequence: seq, Header: m.Header, Data: m.Data,
@@ -145,10 +148,13 @@ func fromReplica(ctx context.Context, js jetstream.JetStream, stream string, req
 }
 
 // nextMessages reads the next messages of a filter, up to n of them, from any
-// replica. None is the leader's word.
+// replica. None is the leader's word, and so is one whose headers are not whole.
 func nextMessages(ctx context.Context, js jetstream.JetStream, stream, filter string, from uint64, n int) ([]*jetstream.RawStreamMsg, error) {
 	batch, _, err := fromReplica(ctx, js, stream, msgRequest{NextFor: filter, Seq: from, Batch: n, MaxBytes: liveBatchBytes})
-	if len(batch) > 0 || err != nil && !errors.Is(err, nats.ErrNoResponders) {
+	if errors.Is(err, nats.ErrNoResponders) || errors.Is(err, errMalformedAnswer) {
+		err = nil
+	}
+	if len(batch) > 0 || err != nil {
 		return batch, err
 	}
 	m, err := fromLeader(ctx, js, stream, msgRequest{NextFor: filter, Seq: from})

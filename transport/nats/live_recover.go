@@ -18,6 +18,10 @@ func (r *liveReader) hear(m *nats.Msg) {
 		r.log.Warn("ignored a message that is not from the stream", "subject", m.Subject, "err", err)
 		return
 	}
+	if !isWhole(m) { // its publisher may have written all of this
+		r.soil()
+		return
+	}
 	// Both counts change before the first event after a loss arrives.
 	if !r.dirty && (r.nc.Stats().Reconnects != r.resets || r.dropped() != r.drops) {
 		r.soil()
@@ -182,8 +186,8 @@ func (r *liveReader) heardAll() (whole bool, err error) {
 			}
 			before = after
 		}
-		if errors.Is(err, nats.ErrNoResponders) {
-			whole = false // direct reads are not allowed, and the leader does not count
+		if errors.Is(err, nats.ErrNoResponders) || errors.Is(err, errMalformedAnswer) {
+			whole = false // direct reads are not allowed or cannot be read, and the leader does not count
 			return nil
 		}
 		return err

@@ -115,7 +115,7 @@ func (p *puller) receive(in *nats.Msg) {
 		p.last = p.g.t.names.place(in.Subject)
 	}
 	d := &delivery{p: p, inbox: in.Reply}
-	p.last.read(&d.m, in.Header, in.Data)
+	p.last.read(&d.m, headersOf(in), in.Data)
 	d.lease.Store(now.Add(p.g.leaseFor).UnixNano())
 	a, ok := parseAckReply(in.Reply)
 	if !ok {

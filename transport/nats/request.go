@@ -107,7 +107,7 @@ func answered(in *nats.Msg) (*transport.Message, error) {
 			}
 		}
 	}
-	m := decodeReply(in.Header, in.Data)
+	m := decodeReply(headersOf(in), in.Data)
 	if m.Malformed != nil {
 		// Something answered; what it did is not known.
 		return nil, fmt.Errorf("%w, for the reply cannot be read: %w", transport.ErrUnknown, m.Malformed)

@@ -118,8 +118,12 @@ func (s *server) onLink(ev linkEvent) {
 // receive runs for one request at a time and must not wait.
 func (s *server) receive(in *nats.Msg) {
 	s.requests.Add(1)
+	if !s.t.names.isInbox(in.Reply) {
+		s.t.log.Warn("request dropped: its reply subject is not an inbox", "name", s.at.Name, "reply", in.Reply)
+		return
+	}
 	r := &request{t: s.t, inbox: in.Reply}
-	s.place.read(&r.m, in.Header, in.Data)
+	s.place.read(&r.m, headersOf(in), in.Data)
 	left, id, ok := fromReply(in.Reply)
 	if ok && r.m.ID == "" {
 		if r.m.ID = id; r.m.CorrelationID == "" && len(in.Header[hdrCorrelation]) == 0 {

@@ -78,7 +78,7 @@ func (f *feed) next(ctx context.Context) (*nats.Msg, *nats.MsgMetadata, error) {
 	if err != nil {
 		return nil, nil, err
 	}
-	if len(m.Data) == 0 && m.Header.Get("Status") != "" {
+	if m.Subject == f.sub.Subject { // a word of the server's; a message has the subject of its key
 		last, err := strconv.ParseUint(m.Header.Get(hdrLastConsumer), 10, 64)
 		if err != nil || last != f.seq {
 			return nil, nil, fmt.Errorf("%w: %d delivered, %d arrived", errFeedLost, last, f.seq)

@@ -102,6 +102,13 @@ func durable(group, name string) string {
 	return group + "=" + strings.ReplaceAll(name, ".", "=")
 }
 
+// isInbox says whether an answer may be sent to a reply subject. Whoever asks could
+// otherwise have a server publish where only the server may: into a stream of the
+// bus's, or to the API of NATS.
+func (n names) isInbox(reply string) bool {
+	return !strings.HasPrefix(reply, "$") && (len(reply) <= len(n.ns) || reply[len(n.ns)] != '.' || reply[:len(n.ns)] != n.ns)
+}
+
 func (n names) scoped(kind string, a transport.Address) (string, error) {
 	if err := checkName(a.Name); err != nil {
 		return "", err

@@ -145,3 +145,17 @@ func FuzzSessionToken(f *testing.F) {
 		}
 	})
 }
+
+// An answer goes to an inbox, and to nothing that only the bus or the server may
+// publish on.
+func TestIsInbox(t *testing.T) {
+	n, err := newNames("shop")
+	require.NoError(t, err)
+	for reply, want := range map[string]bool{
+		"": true, "_INBOX.x.y": true, "_R_.x": true, "shop": true, "shops.x": true, "other.evt._.x": true,
+		"shop.": false, "shop.evt._.x": false, "shop.cmd._.x": false, "shop.anything": false,
+		"$JS.API.STREAM.DELETE.X": false, "$JS.ACK.x": false, "$KV.X.y": false, "$SYS.x": false, "$": false,
+	} {
+		require.Equal(t, want, n.isInbox(reply), "%q", reply)
+	}
+}
