@@ -90,8 +90,8 @@ type Config struct {
 	// PublishTimeout bounds a Publish whose ctx has no deadline. Default 10 s.
 	PublishTimeout time.Duration
 	// IdempotencyWindow is how long the success of a command with an idempotency key
-	// is kept with its result, by the bus that handles it. Default 24 h, from 1 s to
-	// 365 days.
+	// is kept with its result, by the bus that handles it. The store has to hold what
+	// succeeds in that time. Default 24 h, from 1 s to 365 days.
 	IdempotencyWindow time.Duration
 	// QueueSize is how many events of PublishAsync may wait to be sent. What happens
 	// with more is Backpressure's to say. Default 10,000.

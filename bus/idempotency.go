@@ -53,8 +53,9 @@ const (
 // A result is stored as the codec makes it, also with a transport in this process,
 // where the caller of the run gets the value itself and later ones a decoded copy;
 // one over 64 KiB, or one that the codec cannot encode, is not kept: later
-// executions return ErrResultNotKept. It costs two writes to the store. If the
-// store cannot be reached nothing runs, with CodeUnavailable.
+// executions return ErrResultNotKept. It costs two writes to the store, and room there
+// for the window (memory.Config.MaxStore). If the store cannot be reached,
+// or is full, nothing runs, with CodeUnavailable.
 func WithIdempotencyKey(key string) ExecuteOption {
 	return executeOption(func(o *executeOptions) {
 		if err := checkIdempotencyKey(key); err != nil {

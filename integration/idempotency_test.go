@@ -345,6 +345,27 @@ func TestIdempotentCommandNeedsTheStore(t *testing.T) {
 	})
 }
 
+// Nor does anything run with a store that is full.
+func TestIdempotentCommandNeedsRoomInTheStore(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		b, err := bus.New(memory.New(memory.Config{MaxStore: 1_200}), bus.Config{IdempotencyWindow: time.Minute})
+		require.NoError(t, err)
+		defer b.Close(context.Background())
+		runs := newCharger()
+		require.NoError(t, bus.Handle(t.Context(), b, runs.handle))
+		for _, code := range []bus.Code{"", bus.CodeUnavailable} {
+			_, err := bus.Execute(t.Context(), b, charge{}, bus.WithIdempotencyKey("k"+string(code)))
+			require.Equal(t, code, bus.CodeOf(err), "%v", err)
+		}
+		_, err = bus.Execute(t.Context(), b, charge{}, bus.WithIdempotencyKey("k"))
+		require.NoError(t, err)
+		require.Len(t, runs.all(), 1)
+		settle(2 * time.Minute)
+		_, err = bus.Execute(t.Context(), b, charge{}, bus.WithIdempotencyKey("k2"))
+		require.NoError(t, err)
+	})
+}
+
 // A reply that is lost is asked for again, and the command does not run again.
 func TestIdempotentCommandWhoseReplyIsLost(t *testing.T) {
 	for what, lose := range map[string]func(ctx context.Context) error{

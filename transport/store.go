@@ -11,7 +11,8 @@ import (
 // it is deleted; other TTLs are rounded up to whole seconds and start again
 // with each Create and Update.
 type Store interface {
-	// Create writes a key that is not there. ErrExists: it is.
+	// Create writes a key that is not there. ErrExists: it is. ErrBacklog: there is no
+	// room for it.
 	Create(ctx context.Context, key string, value []byte, ttl time.Duration) (revision uint64, err error)
 	// Get reads a key. ErrNotFound: it is not there, was deleted or expired.
 	Get(ctx context.Context, key string) (Entry, error)

@@ -73,6 +73,12 @@ type Config struct {
 	// MaxDeadLetterAge is how long a dead letter is kept. What becomes too old is
 	// logged and counted in Stats. Default: as long as the process lives.
 	MaxDeadLetterAge time.Duration
+
+	// MaxStore bounds what the Store keeps for a while, in bytes, with 256 for each
+	// key beside the key and its value: above all the results of commands with an
+	// idempotency key. A key with a TTL that would exceed it is refused with
+	// transport.ErrBacklog. Default 256 MiB.
+	MaxStore int
 }
 
 func (c *Config) setDefaults() {
@@ -87,6 +93,7 @@ func (c *Config) setDefaults() {
 	set(&c.MaxBody, 1<<20-64<<10)
 	set(&c.MaxDedup, 32_768)
 	set(&c.MaxDeadLetters, 1_000)
+	set(&c.MaxStore, 256<<20)
 	if c.DedupWindow == 0 {
 		c.DedupWindow = 2 * time.Minute
 	}

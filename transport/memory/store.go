@@ -16,6 +16,7 @@ type store struct {
 	mu       sync.Mutex
 	keys     map[string]*record
 	rev      uint64
+	size     int            // of keys, in bytes
 	expiring later[*record] // records may be gone or replaced by now
 	expiry   alarm
 	watchers map[*watcher]struct{}
@@ -26,6 +27,16 @@ type store struct {
 type record struct {
 	entry   transport.Entry
 	expires time.Duration // 0: never
+}
+
+// sizeOf is about what a key takes in memory.
+func sizeOf(key string, value []byte) int { return len(key) + len(value) + 256 }
+
+func (r *record) size() int {
+	if r == nil {
+		return 0
+	}
+	return sizeOf(r.entry.Key, r.entry.Value)
 }
 
 func checkKey(key string) error {
@@ -53,7 +64,9 @@ func (s *store) lock(ctx context.Context) error {
 func (s *store) put(key string, value []byte, ttl time.Duration) uint64 {
 	s.rev++
 	r := &record{entry: transport.Entry{Key: key, Value: bytes.Clone(value), Revision: s.rev}}
-	was := s.keys[key] != nil
+	old := s.keys[key]
+	was := old != nil
+	s.size += r.size() - old.size()
 	s.keys[key] = r
 	if ttl > 0 {
 		now := s.t.now()
@@ -86,6 +99,7 @@ func (s *store) compact() {
 
 func (s *store) drop(key string) {
 	s.rev++
+	s.size -= s.keys[key].size()
 	delete(s.keys, key)
 	s.tell(transport.Entry{Key: key, Revision: s.rev, Deleted: true}, true)
 }
@@ -119,6 +133,9 @@ func (s *store) Create(ctx context.Context, key string, value []byte, ttl time.D
 	defer s.mu.Unlock()
 	if s.keys[key] != nil {
 		return 0, fmt.Errorf("key %q: %w", key, transport.ErrExists)
+	}
+	if limit := s.t.cfg.MaxStore; ttl > 0 && s.size+sizeOf(key, value) > limit {
+		return 0, fmt.Errorf("key %q: the store is full, see memory.Config.MaxStore (%d): %w", key, limit, transport.ErrBacklog)
 	}
 	return s.put(key, value, ttl), nil
 }
