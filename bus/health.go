@@ -3,10 +3,13 @@ package bus
 import (
 	"context"
 	"errors"
+	"fmt"
 	"maps"
 	"slices"
+	"strings"
 	"time"
 
+	"github.com/jitney-bus/jitney/resilience"
 	"github.com/jitney-bus/jitney/transport"
 )
 
@@ -33,7 +36,8 @@ type Health struct {
 
 // HealthCheck is one thing that is well or not.
 type HealthCheck struct {
-	// Name is "bus", "readers", "lease", or one of the transport's: "transport" of
+	// Name is "bus", "readers", "lease", "breakers" where there are circuit breakers, or
+	// one of the transport's: "transport" of
 	// transport/memory; "connection", "jetstream", "streams", "consumers" and
 	// "durability" of transport/nats.
 	Name      string    `json:"name"`
@@ -72,6 +76,9 @@ func (b *Bus) Health(ctx context.Context) Health {
 	ctx, cancel := context.WithTimeout(ctx, healthTimeout)
 	defer cancel()
 	h := Health{Condition: OK, Checks: []HealthCheck{b.ownHealth(), b.readersHealth(), b.leaseHealth()}}
+	if all := b.Breakers(); len(all) > 0 {
+		h.Checks = append(h.Checks, breakersHealth(all))
+	}
 	if d, ok := b.tr.(transport.HealthChecker); ok {
 		for _, c := range d.Health(ctx) {
 			h.Checks = append(h.Checks, checkOf(c))
@@ -158,6 +165,26 @@ func (s *scope) failing() (string, error) {
 		}
 	}
 	return "", nil
+}
+
+// breakersHealth is Degraded while a circuit is not closed: what it spares is ill, and
+// this process would be no better elsewhere.
+func breakersHealth(all []BreakerStats) HealthCheck {
+	c := HealthCheck{Name: "breakers", Condition: OK}
+	var texts []string
+	for _, s := range all {
+		switch {
+		case s.State == resilience.BreakerClosed:
+		case s.Kind == KindEvent:
+			texts = append(texts, fmt.Sprintf("%s of group %s is %s: its events wait", s.Name, s.Group, s.State))
+		default:
+			texts = append(texts, fmt.Sprintf("%s is %s", s.Name, s.State))
+		}
+	}
+	if len(texts) > 0 {
+		c.Condition, c.Text = Degraded, strings.Join(texts, "; ")
+	}
+	return c
 }
 
 func (b *Bus) leaseHealth() HealthCheck {

@@ -4,6 +4,8 @@ import (
 	"errors"
 	"maps"
 	"strings"
+
+	"github.com/jitney-bus/jitney/resilience"
 )
 
 // wireError is the body of an error reply, as JSON.
@@ -49,7 +51,7 @@ func (b *Bus) toWire(err error, attempts int) wireError {
 		w.DeadLetter = c.id
 		return w
 	}
-	w := wireError{Code: CodeOf(err), Message: err.Error(), Attempts: attempts, Permanent: IsPermanent(err)}
+	w := wireError{Code: CodeOf(err), Message: err.Error(), Attempts: attempts, Permanent: IsPermanent(err) || resilience.Retry{}.IsFinal(err)}
 	if refused(err) {
 		w.Attempts = 0
 	}

@@ -10,6 +10,7 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"github.com/jitney-bus/jitney/bus"
+	"github.com/jitney-bus/jitney/resilience"
 	"github.com/jitney-bus/jitney/transport/memory"
 )
 
@@ -61,6 +62,19 @@ func BenchmarkMemoryExecute(b *testing.B) {
 		ctx := context.Background()
 		for n := 0; b.Loop(); n++ {
 			if v, err := bus.Execute(ctx, m, addCommand{A: 1, B: 2}, bus.WithIdempotencyKey(strconv.Itoa(n))); v != 3 || err != nil {
+				b.Fatal(v, err)
+			}
+		}
+	})
+	b.Run("circuit breaker", func(b *testing.B) {
+		m, err := bus.New(memory.New(memory.Config{}), bus.Config{CommandBreaker: &resilience.Breaker{}})
+		require.NoError(b, err)
+		defer m.Close(context.Background())
+		require.NoError(b, bus.Handle(b.Context(), m, add))
+		b.ReportAllocs()
+		ctx := context.Background()
+		for b.Loop() {
+			if v, err := bus.Execute(ctx, m, addCommand{A: 1, B: 2}); v != 3 || err != nil {
 				b.Fatal(v, err)
 			}
 		}

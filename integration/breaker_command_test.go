@@ -140,6 +140,7 @@ func TestWhatDoesNotOpenTheCircuitOfACommand(t *testing.T) {
 		"the caller may not":     &bus.Error{Code: bus.CodePermission},
 		"no failure at all":      nil,
 		"what no retry can mend": bus.Permanent(errors.New("this one not")),
+		"what says so itself":    hopeless{},
 	} {
 		t.Run(name, func(t *testing.T) {
 			throughEach(t, resilience.Breaker{FailureThreshold: 1}, func(w *world, b *bus.Bus, result *error, execute func() error, runs *record[int]) {

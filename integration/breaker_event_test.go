@@ -106,6 +106,8 @@ func TestOpenCircuitPausesAGroup(t *testing.T) {
 		require.Equal(w, resilience.BreakerOpen, st.State)
 		require.Equal(w, "svc", st.Group)
 		require.Len(w, f.runs.all(), 5, "the fifth event opened it")
+		require.Equal(w, bus.Degraded, conditions(b.Health(w.Context()))["breakers"])
+		require.True(w, b.Health(w.Context()).Ready())
 
 		next, subscribes, releases := tr.count("next"), tr.count("subscribe"), tr.count("release")
 		settle(time.Hour) // the retries are due after 10 s
@@ -129,6 +131,7 @@ func TestOpenCircuitPausesAGroup(t *testing.T) {
 		}
 		require.Equal(w, resilience.BreakerClosed, w.breaker(b).State)
 		require.EqualValues(w, 1, w.breaker(b).Opened)
+		require.Equal(w, bus.OK, conditions(b.Health(w.Context()))["breakers"])
 		w.Wait()
 		require.Empty(w, w.deadLetters(tr, 0))
 	})
