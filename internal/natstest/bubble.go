@@ -17,6 +17,11 @@ import (
 // every connection that it opens, also with t.Cleanup; the server is shut down
 // after that. Simulate minutes rather than days under the race detector: an idle
 // server has timers that fire. Nothing else that uses nats.go may run meanwhile.
+//
+// The race detector of Go 1.26 itself may crash in a bubble, with a SIGSEGV below
+// runtime.(*timer).maybeRunChan or "ThreadSanitizer: CHECK failed": two goroutines
+// that look at expired timers at the same moment share one of its threads. It is
+// seldom, and GOMAXPROCS=1 keeps it away.
 func Bubble(t *testing.T, f func(t *testing.T, s *embedded.Server)) {
 	t.Helper()
 	Outside(t)
