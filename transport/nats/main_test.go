@@ -9,11 +9,12 @@ import (
 
 // Tests run NATS servers in bubbles, and none may leave anything running. The
 // real-time lane of the suite mostly waits, so more of it may run side by side
-// than there are processors.
+// than there are processors; under the race detector, which makes everything cost
+// several times as much, fewer, or leases of a second end on a busy machine.
 func TestMain(m *testing.M) {
 	flag.Parse()
 	if f := flag.Lookup("test.parallel"); f.Value.String() == f.DefValue {
-		_ = flag.Set("test.parallel", "12")
+		_ = flag.Set("test.parallel", sideBySide)
 	}
 	natstest.Main(m)
 }
