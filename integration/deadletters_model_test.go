@@ -4,9 +4,12 @@ import (
 	"context"
 	"fmt"
 	"slices"
+	"strings"
 	"testing"
 	"testing/synctest"
+	"time"
 
+	"github.com/stretchr/testify/require"
 	"pgregory.net/rapid"
 
 	"github.com/jitney-bus/jitney/bus"
@@ -18,7 +21,7 @@ import (
 // TestDeadLettersModel runs random steps of the API against a list. The steps are
 // drawn before the bubble begins, since rapid keeps time of its own.
 func TestDeadLettersModel(t *testing.T) {
-	steps := rapid.SliceOfN(rapid.Custom(drawDeadStep), 1, 60)
+	steps := rapid.SliceOfN(rapid.Custom(drawDeadStep), 40, 100)
 	rapid.Check(t, func(r *rapid.T) {
 		drawn := steps.Draw(r, "steps")
 		for _, cfg := range []memory.Config{{MaxDeadLetters: 40}, {MaxDeadLetters: 40, DropDeadLetters: true, Codec: codec.JSON}} {
@@ -29,9 +32,10 @@ func TestDeadLettersModel(t *testing.T) {
 				defer tr.Close(context.Background())
 				w := newWorld(t, func(context.Context) (transport.Transport, error) { return shared{tr}, nil })
 				w.inProcess = cfg.Codec == nil
-				m := newDeadModel(w)
+				m := newDeadModel(w, "m", w.redriven())
 				m.limit, m.drops = cfg.MaxDeadLetters, cfg.DropDeadLetters
 				m.run(drawn)
+				m.checkDeliveries()
 			})
 			if failure != nil {
 				r.Fatal(failure)
@@ -39,13 +43,18 @@ func TestDeadLettersModel(t *testing.T) {
 		}
 	})
 	everywhere(t, func(w *world) { // some on every transport
+		seen := w.redriven()
 		for seed := range 10 {
-			m := newDeadModel(w)
+			m := newDeadModel(w, fmt.Sprint("s", seed), seen)
 			m.run(steps.Example(seed))
 			m.step(deadStep{name: "purge all"})
+			m.checkDeliveries()
 		}
 	})
 }
+
+// lowIDs are those of letters that are redriven one by one.
+const lowIDs = 5
 
 // deadStep is one call; what its numbers mean depends on the model.
 type deadStep struct {
@@ -55,31 +64,198 @@ type deadStep struct {
 	newest bool
 	limit  int
 	count  int
+	edit   int
+	fault  int
 }
 
 func drawDeadStep(r *rapid.T) deadStep {
 	return deadStep{
-		name:   rapid.SampledFrom([]string{"add", "add", "add many", "discard", "get", "purge", "count", "list", "list", "all", "stats"}).Draw(r, "name"),
+		name:   rapid.SampledFrom([]string{"add", "add", "add low", "add low", "add many", "discard", "get", "purge", "count", "list", "list", "all", "stats", "redrive", "redrive", "redrive", "redrive", "redrive", "redrive", "redrive all", "wait"}).Draw(r, "name"),
 		id:     rapid.IntRange(0, 30).Draw(r, "id"),
 		filter: rapid.IntRange(0, 4).Draw(r, "filter"),
 		newest: rapid.Bool().Draw(r, "newest"),
 		limit:  rapid.IntRange(1, 12).Draw(r, "limit"),
 		count:  rapid.IntRange(1, 50).Draw(r, "count"),
+		edit:   rapid.IntRange(0, 2).Draw(r, "edit"),
+		fault:  rapid.IntRange(0, len(deadFaults)).Draw(r, "fault"),
 	}
 }
 
-type deadModel struct {
-	w     *world
-	tr    transport.Transport
-	dl    *bus.DeadLetters
-	all   []int // oldest first
-	limit int   // 0: none that matters
-	drops bool
+// deadFaults interrupt a redrive, as the death of its process or of the connection
+// would at that point.
+var deadFaults = []struct {
+	op     string
+	after  bool
+	err    error
+	marked bool // the mark is made
+	stored bool // the copy is
+	gone   bool // the dead letter is
+}{
+	{op: "create", err: transport.ErrUnavailable},
+	{op: "create", err: transport.ErrUnavailable, after: true, marked: true},
+	{op: "publish", err: transport.ErrInvalid}, // refused: it may be redriven in another way
+	{op: "publish", err: transport.ErrUnknown, marked: true},
+	{op: "publish", err: transport.ErrUnknown, after: true, marked: true, stored: true},
+	{op: "unbury", err: transport.ErrUnavailable, marked: true, stored: true},
+	{op: "unbury", err: transport.ErrUnavailable, after: true, marked: true, stored: true, gone: true},
 }
 
-func newDeadModel(w *world) *deadModel {
-	tr := w.open()
-	return &deadModel{w: w, tr: tr, dl: w.busOn(tr, bus.Config{}).DeadLetters()}
+// redriveState is what a redrive has left behind of one letter: it outlives the letter,
+// for an hour at least.
+type redriveState struct {
+	edit   int
+	stored bool // and the group has got it
+}
+
+type deadModel struct {
+	w      *world
+	prefix string
+	tr     *faulty
+	dl     *bus.DeadLetters
+	all    []int // oldest first
+	limit  int   // 0: none that matters
+	drops  bool
+
+	marks map[int]*redriveState
+	seen  *record[userCreated]
+	waits int
+}
+
+func newDeadModel(w *world, prefix string, seen *record[userCreated]) *deadModel {
+	tr := newFaulty(w.open())
+	return &deadModel{
+		w: w, prefix: prefix, tr: tr, dl: w.busOn(tr, bus.Config{}).DeadLetters(),
+		marks: map[int]*redriveState{}, seen: seen,
+	}
+}
+
+// redriven listens in the groups of the letters.
+func (w *world) redriven() *record[userCreated] {
+	w.Helper()
+	seen := newRecord[userCreated]()
+	b := w.bus(bus.Config{Service: "handlers"})
+	for i := range 3 {
+		_, err := bus.Subscribe(w.Context(), b, func(_ context.Context, e userCreated) error { seen.add(e); return nil },
+			bus.WithGroup(fmt.Sprint("g", i)))
+		require.NoError(w, err)
+	}
+	return seen
+}
+
+func (m *deadModel) id(n int) string { return fmt.Sprint(m.prefix, "-", n) }
+
+// edited is the option of an edit; 0 is none.
+func edited(edit int) []bus.RedriveOption {
+	if edit == 0 {
+		return nil
+	}
+	return []bus.RedriveOption{noted(fmt.Sprint("edit ", edit))}
+}
+
+// redrive redrives one letter, with a fault or none.
+func (m *deadModel) redrive(s deadStep) {
+	n := s.id % lowIDs // so that one is redriven again and again
+	there := slices.Contains(m.all, n)
+	mark := m.marks[n]
+	want := bus.Code("") // "": success
+	next, gone := &redriveState{edit: s.edit, stored: true}, true
+	fault := s.fault - 1
+	if fault >= 0 {
+		f := deadFaults[fault]
+		hit := times(1, failing(f.op, f.err))
+		if f.after {
+			m.tr.setAfter(hit)
+		} else {
+			m.tr.set(hit)
+		}
+		code := bus.CodeUnavailable
+		switch f.err {
+		case transport.ErrInvalid:
+			code = bus.CodeInvalid
+		case transport.ErrUnknown:
+			code = bus.CodeUnknown
+		}
+		switch {
+		case !there:
+		case f.op == "create" && !f.after: // before anything is known
+			want, next, gone = code, mark, false
+		case mark != nil && mark.edit != s.edit:
+			want, next, gone = bus.CodeConflict, mark, false
+		case mark != nil && f.op == "create": // there is one, so the fault is not met
+		case mark != nil && mark.stored && f.op == "publish": // it is not published again
+		case mark == nil && !f.marked:
+			want, next, gone = code, nil, false
+		default:
+			want, gone = code, f.gone
+			next = &redriveState{edit: s.edit, stored: f.stored || mark != nil && mark.stored}
+		}
+	} else if there && mark != nil && mark.edit != s.edit {
+		want, next, gone = bus.CodeConflict, mark, false
+	}
+	res, err := m.dl.Redrive(context.Background(), m.id(n), edited(s.edit)...)
+	m.tr.set(nil)
+	m.tr.setAfter(nil)
+	settle(time.Second) // the group takes what is stored
+	if !there {
+		want, next, gone = bus.CodeNotFound, mark, false
+	}
+	if bus.CodeOf(err) != want {
+		panic(fmt.Sprintf("want %q, got %v (%+v)", want, err, res))
+	}
+	if next == nil {
+		delete(m.marks, n)
+	} else {
+		m.marks[n] = next
+	}
+	if gone {
+		m.all = slices.DeleteFunc(m.all, func(o int) bool { return o == n })
+	}
+}
+
+// redriveAll redrives what matches, without a fault.
+func (m *deadModel) redriveAll(s deadStep) {
+	want := m.matching(deadStep{filter: s.filter})
+	conflicts := 0
+	for _, n := range want {
+		if mark := m.marks[n]; mark != nil && mark.edit != s.edit {
+			conflicts++
+			continue
+		}
+		m.marks[n] = &redriveState{edit: s.edit, stored: true}
+		m.all = slices.DeleteFunc(m.all, func(o int) bool { return o == n })
+	}
+	report, err := m.dl.RedriveAll(context.Background(), deadFilters[s.filter].filter, edited(s.edit)...)
+	m.must(err)
+	if report.Redriven != len(want)-conflicts || report.Failed != conflicts || report.Refused != 0 {
+		panic(fmt.Sprintf("want %d redriven and %d conflicts, got %+v", len(want)-conflicts, conflicts, report))
+	}
+}
+
+// checkDeliveries compares what the handlers had with what was stored: each copy once.
+func (m *deadModel) checkDeliveries() {
+	settle(time.Minute)
+	got := map[string][]string{}
+	for _, e := range m.seen.all() {
+		if strings.HasPrefix(string(e.ID), m.prefix+"-") {
+			got[string(e.ID)] = append(got[string(e.ID)], e.Note)
+		}
+	}
+	for n, mark := range m.marks {
+		var want []string
+		if mark.stored {
+			want = []string{""}
+			if mark.edit > 0 {
+				want[0] = fmt.Sprint("edit ", mark.edit)
+			}
+		}
+		if !slices.Equal(want, got[m.id(n)]) {
+			panic(fmt.Sprintf("letter %d: handled %q, want %q", n, got[m.id(n)], want))
+		}
+		delete(got, m.id(n))
+	}
+	if len(got) > 0 {
+		panic(fmt.Sprintf("never redriven, and handled: %v", got))
+	}
 }
 
 func (m *deadModel) run(steps []deadStep) {
@@ -108,13 +284,14 @@ var deadFilters = []struct {
 }
 
 func (m *deadModel) letter(n int) *transport.DeadLetter {
-	d := m.w.letter(fmt.Sprint(n))
+	d := m.w.letter(m.id(n))
+	d.Handler = ""
 	d.Group, d.Error, d.Code = fmt.Sprint("g", n%3), fmt.Sprint("failure ", n), fmt.Sprint("c", n%2)
 	return d
 }
 
 func (m *deadModel) add(n int) {
-	err := m.tr.DeadLetters().Add(context.Background(), m.letter(n))
+	err := m.tr.Transport.DeadLetters().Add(context.Background(), m.letter(n))
 	full := m.limit > 0 && len(m.all) == m.limit
 	switch {
 	case slices.Contains(m.all, n):
@@ -142,10 +319,16 @@ func (m *deadModel) must(err error) {
 func (m *deadModel) check(want []int, got []string) {
 	ids := make([]string, len(want))
 	for i, n := range want {
-		ids[i] = fmt.Sprint(n)
+		ids[i] = m.id(n)
 	}
 	if !slices.Equal(ids, got) {
 		panic(fmt.Sprintf("want %v, got %v", ids, got))
+	}
+}
+
+func (m *deadModel) number(want, got int) {
+	if want != got {
+		panic(fmt.Sprintf("want %d, got %d", want, got))
 	}
 }
 
@@ -165,17 +348,19 @@ func (m *deadModel) step(s deadStep) {
 	switch s.name {
 	case "add":
 		m.add(s.id)
+	case "add low":
+		m.add(s.id % lowIDs)
 	case "add many":
 		for n := s.id; n < s.id+s.count; n++ {
 			m.add(n)
 		}
 	case "discard":
-		if err := m.dl.Discard(ctx, fmt.Sprint(s.id)); (err == nil) != there {
+		if err := m.dl.Discard(ctx, m.id(s.id)); (err == nil) != there {
 			panic(err)
 		}
 		m.all = slices.DeleteFunc(m.all, func(n int) bool { return n == s.id })
 	case "get":
-		l, err := m.dl.Get(ctx, fmt.Sprint(s.id))
+		l, err := m.dl.Get(ctx, m.id(s.id))
 		if (err == nil) != there {
 			panic(err)
 		}
@@ -188,12 +373,12 @@ func (m *deadModel) step(s deadStep) {
 		want := m.matching(s)
 		n, err := m.dl.Purge(ctx, filter)
 		m.must(err)
-		m.check([]int{len(want)}, []string{fmt.Sprint(n)})
+		m.number(len(want), n)
 		m.all = slices.DeleteFunc(m.all, func(n int) bool { return slices.Contains(want, n) })
 	case "count":
 		n, err := m.dl.Count(ctx, filter)
 		m.must(err)
-		m.check([]int{len(m.matching(s))}, []string{fmt.Sprint(n)})
+		m.number(len(m.matching(s)), n)
 	case "list":
 		var got []string
 		q := bus.DeadLetterQuery{DeadLetterFilter: filter, Newest: s.newest, Limit: s.limit}
@@ -215,9 +400,17 @@ func (m *deadModel) step(s deadStep) {
 			got = append(got, l.ID)
 		}
 		m.check(want[:min(len(want), s.limit)], got)
+	case "redrive":
+		m.redrive(s)
+	case "wait": // past the dedup window, and not to the end of a mark
+		if m.waits++; m.waits <= 10 {
+			settle(3 * time.Minute)
+		}
+	case "redrive all":
+		m.redriveAll(s)
 	case "stats":
 		st, err := m.dl.Stats(ctx)
 		m.must(err)
-		m.check([]int{len(m.all)}, []string{fmt.Sprint(st.Count)})
+		m.number(len(m.all), st.Count)
 	}
 }
