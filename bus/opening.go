@@ -9,6 +9,7 @@ import (
 	"strings"
 	"time"
 
+	"github.com/jitney-bus/jitney/session"
 	"github.com/jitney-bus/jitney/transport"
 )
 
@@ -19,6 +20,13 @@ type opening struct {
 	Service string    `json:"service,omitempty"`
 	Host    string    `json:"host,omitempty"`
 	Opened  time.Time `json:"opened"`
+}
+
+// parseOpening reads a record. It reports false for one that somebody else wrote, of
+// which no session can be told: its end could never be published.
+func parseOpening(v []byte) (o opening, ok bool) {
+	ok = json.Unmarshal(v, &o) == nil && session.Validate(o.Session) == nil
+	return o, ok
 }
 
 // openingKey is where the record of an opening is kept.
@@ -87,9 +95,9 @@ func (b *Bus) Sessions(ctx context.Context) ([]SessionInfo, error) {
 	}
 	var all []SessionInfo
 	for _, e := range entries {
-		var o opening
 		lease, id := splitOpeningKey(e.Key)
-		if id == "" || !live[lease] || json.Unmarshal(e.Value, &o) != nil {
+		o, ok := parseOpening(e.Value)
+		if id == "" || !live[lease] || !ok {
 			continue
 		}
 		all = append(all, SessionInfo{

@@ -118,8 +118,7 @@ func (r *reaper) note(e transport.Entry) bool {
 	case e.Deleted:
 		r.forget(lease, id)
 	default:
-		var o opening
-		if json.Unmarshal(e.Value, &o) == nil {
+		if o, ok := parseOpening(e.Value); ok {
 			if r.openings[lease] == nil {
 				r.openings[lease] = map[string]opening{}
 			}
