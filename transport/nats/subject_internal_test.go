@@ -159,3 +159,31 @@ func TestIsInbox(t *testing.T) {
 		require.Equal(t, want, n.isInbox(reply), "%q", reply)
 	}
 }
+
+// A subject that is accepted is the one that its address has, and no other.
+func FuzzPlace(f *testing.F) {
+	for _, s := range []string{
+		"", "shop", "shop.", "shop.evt", "shop.evt._", "shop.evt._.user.created", "shop.cmd.a=2Fb.x", "shop.retry.mailer.user.created",
+		"shop.live.*.x", "shop.evt.>", "shop.evt.=5F.x", "shop.evt..x", "shop.due._.x", "shop.evt._.\xff", "shops.evt._.x", "shop.retry._.x", "shop.evt.a=2fb.x",
+	} {
+		f.Add(s)
+	}
+	n, err := newNames("shop")
+	require.NoError(f, err)
+	f.Fuzz(func(t *testing.T, subject string) {
+		p := n.place(subject)
+		if p.err != nil {
+			require.ErrorIs(t, p.err, transport.ErrInvalid)
+			return
+		}
+		back, err := n.scoped(p.kind, p.to)
+		if p.kind == "retry" {
+			back, err = n.retry(p.to.Group, p.to.Name)
+			if err != nil {
+				return // the server's filter lets no such group through
+			}
+		}
+		require.NoError(t, err)
+		require.Equal(t, subject, back)
+	})
+}
