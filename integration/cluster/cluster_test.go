@@ -71,7 +71,6 @@ type run struct {
 type publisher struct {
 	*process
 	actorSettings
-	done bool
 }
 
 func newRun(t *testing.T, p plan) *run {

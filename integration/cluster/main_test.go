@@ -47,13 +47,11 @@ func TestMain(m *testing.M) {
 
 // process is a child that runs.
 type process struct {
-	t    *testing.T
-	name string
-	cmd  *exec.Cmd
-	in   io.WriteCloser
-	out  chan struct{} // closed when its output has ended
-
-	mu    sync.Mutex
+	t     *testing.T
+	name  string
+	cmd   *exec.Cmd
+	in    io.WriteCloser
+	out   chan struct{} // closed when its output has ended
 	ready chan struct{}
 }
 
