@@ -24,7 +24,8 @@ func dedupCases() []testCase {
 
 func duplicateID(e *env) {
 	one, two := e.open(), e.open()
-	src := e.group(one, "a.done", "g")
+	// So long that nothing goes back unread while the rest is published.
+	src := e.subscribe(one, transport.Subscription{Name: "a.done", Group: "g", AckWait: time.Hour})
 	m := e.event("a.done", "first")
 	e.publish(one, m)
 	again := e.event("a.done", "again")

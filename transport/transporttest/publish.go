@@ -109,7 +109,8 @@ func publishConcurrently(e *env) {
 
 func publishBatchOrder(e *env) {
 	publisher, reader := e.open(), e.open()
-	src := e.group(reader, "a.done", "g")
+	// As in publishOrder.
+	src := e.subscribe(reader, transport.Subscription{Name: "a.done", Group: "g", AckWait: time.Hour})
 	ms := e.events("a.done", 100)
 	for _, m := range ms {
 		m.Key = "order-7"
