@@ -273,6 +273,37 @@ func ExampleDeadLetters_RedriveAll() {
 	// 2 redriven, 0 refused, 0 failed
 }
 
+// A command goes to its handler once more. Its idempotency key sees to it that it
+// succeeds once, and its caller may ask for the result under it.
+func ExampleDeadLetters_Redrive_command() {
+	ctx := context.Background()
+	b, err := bus.New(memory.New(memory.Config{}), bus.Config{Service: "accounts", Capture: bus.CaptureFailures})
+	must(err)
+	defer b.Close(ctx)
+	full := true
+	must(bus.Handle(ctx, b, func(_ context.Context, c CreateUser) (UserID, error) {
+		if full {
+			return "", errors.New("disk is full")
+		}
+		return UserID("user-" + c.Name), nil
+	}))
+
+	key := bus.WithIdempotencyKey("signup-17")
+	_, err = bus.Execute(ctx, b, CreateUser{Name: "ada"}, key)
+	var e *bus.Error
+	errors.As(err, &e)
+	fmt.Println(err)
+
+	full = false
+	_, err = b.DeadLetters().Redrive(ctx, e.DeadLetter)
+	must(err)
+	id, err := bus.Execute(ctx, b, CreateUser{Name: "ada"}, key) // does not run again
+	fmt.Println(id, err)
+	// Output:
+	// execute user.create: disk is full
+	// user-ada <nil>
+}
+
 // The ids were wrong, in all of them alike.
 func ExampleWithEdit() {
 	ctx := context.Background()

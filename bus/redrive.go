@@ -78,8 +78,8 @@ func (r *RedriveReport) add(res RedriveResult) {
 // result discarded; Redrive waits for that until ctx's deadline, or for
 // Config.ExecuteTimeout. It must have an idempotency key, so that it does not take
 // effect twice, or WithForce. If it fails again its dead letter is replaced by another
-// one, as that of an event is; if nothing ran, or nobody knows, it stays. Code, message
-// and details of the failure are in the error.
+// one, as that of an event is, which Error.DeadLetter names; if nothing ran, or nobody
+// knows, it stays. Code, message and details of the failure are in the error.
 //
 // ErrNotRedrivable: the listener was private or of a session, and has ended; the
 // message's session has ended; the message is malformed; the command has no

@@ -42,7 +42,9 @@ func (r *redriver) executeAgain(ctx context.Context, d DeadLetter, m *transport.
 		b.log.Warn("dead letter of a command not removed that has failed again; there are two of it",
 			"dead_letter", d.ID, "other", next.ID, "name", d.Name, "id", d.MessageID, "err", err)
 	}
-	return false, r.failed(d, fmt.Errorf("it failed again, and is dead letter %s now: %w", next.ID, err))
+	failed := r.failed(d, fmt.Errorf("it failed again, and is dead letter %s now: %w", next.ID, err))
+	failed.DeadLetter = next.ID
+	return false, failed
 }
 
 // commandCopy is the command that goes back to its handler.

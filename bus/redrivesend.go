@@ -45,7 +45,7 @@ func (r *redriver) publish(ctx context.Context, m *transport.Message) error {
 }
 
 // failed is the error of a result.
-func (r *redriver) failed(d DeadLetter, err error) error {
+func (r *redriver) failed(d DeadLetter, err error) *Error {
 	failed := &Error{Code: CodeOf(err), Op: r.op, Name: d.Name, ID: d.MessageID, Message: fmt.Sprintf("%s: %v", d.ID, err), cause: err}
 	var e *Error
 	if errors.As(err, &e) {

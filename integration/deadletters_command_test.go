@@ -11,6 +11,7 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"github.com/jitney-bus/jitney/bus"
+	"github.com/jitney-bus/jitney/resilience"
 	"github.com/jitney-bus/jitney/transport"
 )
 
@@ -394,5 +395,47 @@ func TestRedriveOfACommandUnderItsKey(t *testing.T) {
 			require.False(w, res.Repeated)
 			require.Equal(w, []string{"ada", "cleo", "cleo"}, c.seen.all())
 		}
+	})
+}
+
+// From the failure to the success: the caller is told of the dead letter, and so is
+// whoever redrives it.
+func TestFailedCommandIsRedriven(t *testing.T) {
+	everywhere(t, func(w *world) {
+		told := w.told(w.bus(bus.Config{Service: "alarms"}))
+		tr := w.open()
+		b, ops := w.busOn(tr, bus.Config{CommandRetry: &resilience.Retry{MaxRetries: 2, Initial: time.Second}}), w.bus(bus.Config{Service: "ops"})
+		c := w.creates(b)
+		for i, caller := range []*bus.Bus{b, ops} {
+			c.seen.reset()
+			c.set(errOops)
+			_, err := bus.Execute(w.Context(), caller, createUser{Name: "ada"}, bus.WithIdempotencyKey(fmt.Sprint("k", i)), bus.WithID(fmt.Sprint("cmd-", i)))
+			var e *bus.Error
+			require.ErrorAs(w, err, &e)
+			require.Equal(w, 3, e.Attempts)
+			d := w.only(ops.DeadLetters())
+			require.Equal(w, d.ID, e.DeadLetter)
+			require.Equal(w, d.ID, told.wait(w, 2*i+1)[2*i].ID)
+
+			_, err = caller.DeadLetters().Redrive(w.Context(), d.ID)
+			require.ErrorAs(w, err, &e)
+			require.Equal(w, 3, e.Attempts, "its policy is that of any command")
+			again := w.only(ops.DeadLetters())
+			require.Equal(w, again.ID, e.DeadLetter)
+			require.Equal(w, []any{1, fmt.Sprint("cmd-", i)}, []any{again.Generation, again.MessageID})
+			require.Equal(w, again.ID, told.wait(w, 2*i+2)[2*i+1].ID)
+
+			c.set(nil)
+			res, err := caller.DeadLetters().Redrive(w.Context(), again.ID)
+			require.NoError(w, err)
+			require.False(w, res.Repeated)
+			require.Len(w, c.seen.all(), 7)
+			w.deadLetters(tr, 0)
+			_, err = bus.Execute(w.Context(), caller, createUser{Name: "ada"}, bus.WithIdempotencyKey(fmt.Sprint("k", i)))
+			require.NoError(w, err, "its caller may have the result now")
+			require.Len(w, c.seen.all(), 7)
+		}
+		settle(time.Minute)
+		require.Len(w, told.all(), 4)
 	})
 }
