@@ -78,7 +78,7 @@ func closeUnblocksNext(e *env) {
 // once, and none counts as delivered more often than it was.
 func closeUnderLoad(e *env) {
 	publisher, reader := e.open(), e.open()
-	src := e.group(reader, "a.done", "g")
+	src := e.steady(reader, "a.done", "g")
 	const n = 400
 	ctx := e.ctx()
 	ms := e.events("a.done", n)
@@ -99,7 +99,7 @@ func closeUnderLoad(e *env) {
 			e.ack(d)
 		}
 		e.close(src)
-		src = e.group(reader, "a.done", "g")
+		src = e.steady(reader, "a.done", "g")
 	}
 	require.NoError(e.t, e.result(published))
 	e.nothing(src)

@@ -124,7 +124,7 @@ func contextOfSetUpEnds(e *env) {
 // the event with it.
 func nextLosesNothing(e *env) {
 	tr := e.open()
-	src := e.group(tr, "a.done", "g")
+	src := e.steady(tr, "a.done", "g")
 	const n = 200
 	got := map[string]bool{}
 	for _, m := range e.events("a.done", n) {

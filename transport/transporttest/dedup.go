@@ -24,8 +24,7 @@ func dedupCases() []testCase {
 
 func duplicateID(e *env) {
 	one, two := e.open(), e.open()
-	// So long that nothing goes back unread while the rest is published.
-	src := e.subscribe(one, transport.Subscription{Name: "a.done", Group: "g", AckWait: time.Hour})
+	src := e.steady(one, "a.done", "g")
 	m := e.event("a.done", "first")
 	e.publish(one, m)
 	again := e.event("a.done", "again")

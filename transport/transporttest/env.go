@@ -133,6 +133,13 @@ func (e *env) group(tr transport.Transport, name, group string) transport.Source
 	return e.subscribe(tr, transport.Subscription{Name: name, Group: group, AckWait: e.ackWait})
 }
 
+// steady is group for a case that is not about leases, on a machine however busy:
+// nothing comes again because time has passed, or goes back unread.
+func (e *env) steady(tr transport.Transport, name, group string) transport.Source[transport.Delivery] {
+	e.t.Helper()
+	return e.subscribe(tr, transport.Subscription{Name: name, Group: group, AckWait: time.Hour})
+}
+
 func (e *env) private(tr transport.Transport, name string) transport.Source[transport.Delivery] {
 	e.t.Helper()
 	return e.subscribe(tr, transport.Subscription{Name: name})

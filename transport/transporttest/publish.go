@@ -59,8 +59,7 @@ func publishNothing(e *env) { e.publish(e.open()) }
 
 func publishOrder(e *env) {
 	publisher, reader := e.open(), e.open()
-	// So long that nothing goes back unread while the rest is published.
-	src := e.subscribe(reader, transport.Subscription{Name: "a.done", Group: "g", AckWait: time.Hour})
+	src := e.steady(reader, "a.done", "g")
 	const n = 300
 	for _, m := range e.events("a.done", n) {
 		e.publish(publisher, m)
@@ -109,8 +108,7 @@ func publishConcurrently(e *env) {
 
 func publishBatchOrder(e *env) {
 	publisher, reader := e.open(), e.open()
-	// As in publishOrder.
-	src := e.subscribe(reader, transport.Subscription{Name: "a.done", Group: "g", AckWait: time.Hour})
+	src := e.steady(reader, "a.done", "g")
 	ms := e.events("a.done", 100)
 	for _, m := range ms {
 		m.Key = "order-7"
