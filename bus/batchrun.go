@@ -17,10 +17,10 @@ func (r *reader) handleBatch(b *gathering) {
 			}
 		})
 	}
-	if len(b.flights) == 0 {
+	flights := tried(b.flights)
+	if len(flights) == 0 { // all are refused
 		return
 	}
-	flights := tried(b.flights)
 	defer absolveAll(flights)
 	defer settleAll(flights) // also when the listener ends this goroutine
 	r.runBatch(flights)
