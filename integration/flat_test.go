@@ -25,7 +25,7 @@ const (
 	floodRest = 10 * time.Second // until every queue and log is full
 	floodEach = 2 * time.Millisecond
 	floodWork = 20 * time.Millisecond
-	floodMay  = 4 << 20 // how much the heap may grow after floodRest, of 25 MB
+	floodMay  = 8 << 20 // how much the heap may grow after floodRest, of 25 MB
 )
 
 // floods runs f with a transport whose bounds are reached soon. Nothing of the test

@@ -219,8 +219,9 @@ func TestEachFailureIsOneLine(t *testing.T) {
 			want: []line{{slog.LevelWarn, "handler failed", and(command, map[string]any{"code": "failed"})}},
 		},
 		"a command that panics": {
-			act:  handle(func(context.Context) error { panic("boom") }),
-			want: []line{{slog.LevelError, "handler panicked", and(command, map[string]any{"code": "panic", "stack": nil})}},
+			act: handle(func(context.Context) error { panic("boom") }),
+			want: []line{{slog.LevelError, "command dead-lettered",
+				and(command, map[string]any{"code": "panic", "stack": nil, "dead_lettered": true, "dead_letter": nil})}},
 		},
 		"a command whose caller is gone": {
 			act:  handle(func(context.Context) error { time.Sleep(time.Minute); return errOops }),

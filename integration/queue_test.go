@@ -84,7 +84,9 @@ func TestQueueDropsOldest(t *testing.T) {
 		require.Equal(w, heard{"11", 0}, got.wait(w, 5)[4])
 		require.False(w, b.Stats().BackpressureActive)
 		require.NoError(w, sub.Close(w.Context()))
-		require.Len(w, b.Stats().Queues, 1, "a listener's queue ends with it")
+		q = b.Stats().Queues[1]
+		require.Zero(w, q.Capacity, "a listener's queue ends with it")
+		require.EqualValues(w, 7, q.Dropped, "what it has counted stays")
 	})
 }
 

@@ -26,7 +26,7 @@ import (
 // Then the faults stop, and what was promised is checked against what happened. A
 // seed makes the program; what the scheduler does with it differs from run to run.
 var (
-	simSeeds = flag.Int("sim.seeds", 0, "how many simulations TestSimulation runs (default 1,500; 150 under the race detector)")
+	simSeeds = flag.Int("sim.seeds", 0, "how many simulations TestSimulation runs (default 600; 60 under the race detector)")
 	simFrom  = flag.Uint64("sim.from", 0, "the first seed of TestSimulation; 0 chooses one")
 	simOnly  = flag.Uint64("sim.seed", 0, "run this simulation only, 20 times")
 )
@@ -43,9 +43,9 @@ func TestSimulation(t *testing.T) {
 		from = rand.Uint64N(1 << 40)
 	}
 	if n == 0 {
-		n = 1500
+		n = 600
 		if raceEnabled {
-			n = 150
+			n = 60
 		}
 	}
 	t.Logf("seeds %d to %d", from, from+uint64(n)-1)
