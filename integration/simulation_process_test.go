@@ -52,6 +52,8 @@ func (s *simulation) start() {
 	require.NoError(s.t, bus.Handle(ctx, p.b, func(ctx context.Context, c simDo) (string, error) {
 		return s.execute(ctx, p, c)
 	}))
+	s.log.mu.Lock() // actors choose among them
+	defer s.log.mu.Unlock()
 	s.processes = append(s.processes, p)
 }
 

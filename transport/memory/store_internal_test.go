@@ -53,7 +53,10 @@ func TestStoreIsBounded(t *testing.T) {
 		_, err = s.Create(ctx, "k0", nil, time.Minute)
 		require.NoError(t, err)
 		time.Sleep(2 * time.Minute)
-		require.Zero(t, tr.store.size)
+		tr.store.mu.Lock()
+		size := tr.store.size
+		tr.store.mu.Unlock()
+		require.Zero(t, size)
 		require.Equal(t, 10, fill())
 	})
 }
