@@ -41,7 +41,7 @@ const (
 //
 // Execute asks again by itself, within its deadline, also where it is not known
 // whether the command ran: when a reply was lost, and after 5 s without one, then
-// less often. So does middleware.Retry.
+// after 1 s more and less and less often. So does middleware.Retry.
 //
 // A handler may run twice for one key where its process dies, or cannot reach the
 // store, between what the handler does and the record of it: the bus cannot close

@@ -70,11 +70,12 @@ func (s *survivor) ran() []string {
 	return append([]string(nil), s.keys...)
 }
 
-// execute asks for the job in the background.
+// execute asks for the job in the background, for long enough that not each of its
+// tries is given to a process that is stopped.
 func (s *survivor) execute(t *testing.T) <-chan string {
 	done := make(chan string, 1)
 	go func() {
-		result, err := bus.Execute(t.Context(), s, longJob{Name: "a"}, bus.WithIdempotencyKey("job a"))
+		result, err := bus.Execute(t.Context(), s, longJob{Name: "a"}, bus.WithIdempotencyKey("job a"), bus.WithTimeout(2*time.Minute))
 		if err != nil {
 			result = err.Error()
 		}

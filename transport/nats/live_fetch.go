@@ -60,7 +60,9 @@ func fromLeader(ctx context.Context, js jetstream.JetStream, stream string, req 
 	if err != nil {
 		return nil, err
 	}
-	resp, err := js.Conn().RequestWithContext(ctx, apiPrefix(js)+"STREAM.MSG.GET."+stream, body)
+	subject := apiPrefix(js) + "STREAM.MSG.GET." + stream
+	noteSent(js, subject)
+	resp, err := js.Conn().RequestWithContext(ctx, subject, body)
 	if err != nil {
 		return nil, err
 	}
@@ -113,7 +115,9 @@ func fromReplica(ctx context.Context, js jetstream.JetStream, stream string, req
 		return nil, 0, err
 	}
 	defer sub.Unsubscribe()
-	err = nc.PublishMsg(&nats.Msg{Subject: apiPrefix(js) + "DIRECT.GET." + stream, Reply: sub.Subject, Data: body})
+	subject := apiPrefix(js) + "DIRECT.GET." + stream
+	noteSent(js, subject)
+	err = nc.PublishMsg(&nats.Msg{Subject: subject, Reply: sub.Subject, Data: body})
 	if err != nil {
 		return nil, 0, err
 	}

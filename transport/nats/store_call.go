@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"strings"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -57,7 +56,6 @@ func (c *caller) close() {
 // with a deadline of its own.
 func (c *caller) try(ctx context.Context, doing string, f func(context.Context, jetstream.JetStream) error) error {
 	limit, pause := callFirst, pauseFirst
-	denials := 0
 	var last error
 	for {
 		switch {
@@ -71,11 +69,6 @@ func (c *caller) try(ctx context.Context, doing string, f func(context.Context, 
 		err := c.once(ctx, limit, f)
 		if err == nil {
 			return nil
-		}
-		// A refused subject may be another call's: it counts when it recurs.
-		if errors.Is(err, transport.ErrPermission) && denials == 0 {
-			denials++
-			continue
 		}
 		if !isPassing(err) && c.life.Err() == nil && ctx.Err() == nil {
 			return mapError(doing, err)
@@ -106,33 +99,30 @@ func (c *caller) once(ctx context.Context, limit time.Duration, f func(context.C
 	if c.deny == nil {
 		return f(ctx, c.js())
 	}
+	var sent sentSubjects
 	var refused atomic.Pointer[error]
 	defer c.deny(func(subject string, err error) {
-		if isAPISubject(subject) {
+		if sent.has(subject) {
 			refused.Store(&err)
 			cancel()
 		}
 	})()
-	js := c.js()
+	js, err := noting(c.js(), &sent)
+	if err != nil {
+		return err
+	}
 	before := js.Conn().LastError()
-	err := f(ctx, js)
-	if err == nil {
+	if err = f(ctx, js); err == nil {
 		return nil
 	}
 	if r := refused.Load(); r != nil {
 		return fmt.Errorf("%w: %w", transport.ErrPermission, *r)
 	}
 	// A caller's connection tells its own handler only.
-	if subject, publish, ok := newDenial(before, js.Conn().LastError()); ok && publish && isAPISubject(subject) {
+	if subject, publish, ok := newDenial(before, js.Conn().LastError()); ok && publish && sent.has(subject) {
 		return fmt.Errorf("%w: %w", transport.ErrPermission, js.Conn().LastError())
 	}
 	return err
-}
-
-// isAPISubject says whether subject is one that calls of the API and of the state
-// bucket are sent to.
-func isAPISubject(subject string) bool {
-	return strings.HasPrefix(subject, "$JS.") || strings.HasPrefix(subject, "$KV.")
 }
 
 // isPassing says whether err may go away by itself: the broker was not reached,
