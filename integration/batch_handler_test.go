@@ -134,7 +134,9 @@ func TestBatchesAtOnce(t *testing.T) {
 		began := time.Now()
 		publishIDs(w, b, "a", "b", "c", "d", "e", "f", "g", "h")
 		all := runs.wait(w, 4)
-		require.Equal(w, []string{"a b", "c d", "e f", "g h"}, batches(all))
+		ids := batches(all)
+		require.ElementsMatch(w, []string{"a b", "c d", "e f"}, ids[:3], "they run at once, in whatever order they begin")
+		require.Equal(w, "g h", ids[3])
 		for i, r := range all {
 			if i < 3 {
 				require.Less(w, r.at.Sub(began), time.Second)
