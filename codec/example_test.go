@@ -1,6 +1,7 @@
 package codec_test
 
 import (
+	"errors"
 	"fmt"
 
 	"github.com/jitney-bus/jitney/codec"
@@ -15,9 +16,12 @@ func ExampleNewSet() {
 	fmt.Println(c.ContentType(), err)
 
 	_, err = set.Lookup("text/xml")
+	var unknown *codec.UnknownTypeError
+	fmt.Println(errors.As(err, &unknown), len(set.ContentTypes()))
 	fmt.Println(err)
 	// Output:
 	// application/json <nil>
+	// true 2
 	// no codec for content type "text/xml": this bus knows application/json, application/octet-stream; add the codec to its configuration
 }
 
