@@ -9,13 +9,10 @@ import (
 	natsgo "github.com/nats-io/nats.go"
 	"github.com/nats-io/nats.go/jetstream"
 
-	"github.com/jitney-bus/jitney/bus"
 	"github.com/jitney-bus/jitney/transport"
 	"github.com/jitney-bus/jitney/transport/nats"
 	"github.com/jitney-bus/jitney/transport/nats/embedded"
 )
-
-type userCreated struct{ ID string }
 
 func must(err error) {
 	if err != nil {
@@ -23,29 +20,25 @@ func must(err error) {
 	}
 }
 
-// A bus over a server in this process. With Config.URL instead of Config.Server it
-// is one of many processes that share a cluster.
+// A transport is usually given to bus.New; this is what the bus does with it. With
+// Config.URL instead of Config.Server it is one of many that share a cluster.
 func ExampleOpen() {
 	ctx := context.Background()
 	server, err := embedded.Start(embedded.Config{})
 	must(err)
 	defer server.Shutdown(ctx)
-
 	tr, err := nats.Open(ctx, nats.Config{Server: server})
 	must(err)
-	b, err := bus.New(tr, bus.Config{Service: "mailer"})
-	must(err)
-	defer b.Close(ctx) // closes the transport as well
+	defer tr.Close(ctx)
 
-	done := make(chan string)
-	_, err = bus.Subscribe(ctx, b, func(_ context.Context, e userCreated) error {
-		done <- e.ID
-		return nil
-	})
+	name := transport.Address{Name: "user.created"}
+	reader, err := tr.Subscribe(ctx, transport.Subscription{Name: name.Name, Group: "mailer"})
 	must(err)
-	must(bus.Publish(ctx, b, userCreated{ID: "alice"}))
-	fmt.Println(<-done)
-	// Output: alice
+	must(tr.Publish(ctx, &transport.Message{ID: "1", To: name, Body: []byte(`"alice"`)}))
+	d, err := reader.Next(ctx)
+	must(err)
+	fmt.Println(string(d.Message().Body), d.Deliveries(), d.Ack(ctx))
+	// Output: "alice" 1 <nil>
 }
 
 // What stands in a deployment: several servers of a cluster, credentials of a file
