@@ -45,7 +45,8 @@ const (
 	// states with the size. Nothing was sent.
 	CodeTooLarge Code = "too_large"
 	// CodeBacklog: the event log or a queue is full, or events come faster than
-	// they are handled (Config.Backpressure). Nothing was stored.
+	// they are handled (Config.Backpressure). Nothing was stored. From Subscribe: the
+	// server has room for no other listener.
 	CodeBacklog Code = "backlog"
 	// CodeConflict: the registration contradicts one that exists, or the
 	// broker's configuration; or a command contradicts an earlier one of its

@@ -23,7 +23,7 @@ var (
 	ErrUnavailable = errors.New("broker unavailable")
 	// ErrUnknown: it was sent and no answer came; it may be stored.
 	ErrUnknown = errors.New("outcome unknown")
-	// ErrBacklog: what stores the messages is full.
+	// ErrBacklog: what stores the messages is full, or has room for no other reader.
 	ErrBacklog = errors.New("backlog full")
 	// ErrPermission: the broker denies it. The message says what.
 	ErrPermission = errors.New("permission denied")

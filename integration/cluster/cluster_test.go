@@ -45,7 +45,7 @@ func TestSoak(t *testing.T) {
 // faults by name.
 var faults = []string{
 	"kill leader", "kill node", "pause leader", "step down", "rolling restart", "kill handler", "pause handler", "end handler",
-	"kill publisher", "cut", "mute", "slow network",
+	"kill publisher", "cut", "mute", "slow network", "part leader", "part node", "delete consumer", "jetstream off",
 }
 
 type plan struct {
@@ -150,6 +150,22 @@ func (r *run) fault(name string) {
 	case "pause leader":
 		node.pause(time.Duration(2+r.rng.IntN(8)) * time.Second)
 		r.heals()
+	case "part leader", "part node": // from the other servers, not from its clients
+		r.s.part(node)
+		time.Sleep(time.Duration(3+r.rng.IntN(6)) * time.Second)
+		r.s.mend(node)
+		r.heals()
+	case "jetstream off":
+		node.signal(jetStreamOff)
+		time.Sleep(2 * time.Second)
+		node.kill()
+		r.s.restart(node)
+		r.heals()
+	case "delete consumer": // with what it knew of the group
+		ctx, cancel := context.WithTimeout(context.Background(), 3*time.Second)
+		defer cancel()
+		err := r.js.DeleteConsumer(ctx, "JITNEY_EVT", groups[r.rng.IntN(len(groups))]+"=cluster=done")
+		r.Logf("deleted: %v", err)
 	case "step down":
 		for _, stream := range []string{"JITNEY_EVT", "KV_JITNEY_STATE"} {
 			_, _ = r.s.client().Request("$JS.API.STREAM.LEADER.STEPDOWN."+stream, nil, 3*time.Second)

@@ -9,6 +9,8 @@ import (
 	"fmt"
 	"net"
 	"net/url"
+	"os"
+	"os/signal"
 	"syscall"
 	"testing"
 	"time"
@@ -19,12 +21,16 @@ import (
 	"github.com/stretchr/testify/require"
 )
 
+// jetStreamOff tells a server to go on without JetStream.
+const jetStreamOff = syscall.SIGALRM
+
 // nodeSettings are those of one server.
 type nodeSettings struct {
 	Name, Dir       string
 	Port, RoutePort int
 	Advertise       string // where clients find it: its proxy
 	Routes          []string
+	Nowhere         string // what the other servers are told to find it at
 }
 
 // runNode is one server of the cluster, until it is told to end.
@@ -36,7 +42,8 @@ func runNode(text []byte) error {
 	o := &server.Options{
 		ServerName: s.Name, Host: "127.0.0.1", Port: s.Port, ClientAdvertise: s.Advertise,
 		JetStream: true, StoreDir: s.Dir, NoLog: true,
-		Cluster: server.ClusterOpts{Name: "jitney", Host: "127.0.0.1", Port: s.RoutePort},
+		// Each way between two servers has a proxy of its own, which only Routes knows.
+		Cluster: server.ClusterOpts{Name: "jitney", Host: "127.0.0.1", Port: s.RoutePort, Advertise: s.Nowhere, PoolSize: -1},
 	}
 	for _, r := range s.Routes {
 		u, err := url.Parse(r)
@@ -54,14 +61,24 @@ func runNode(text []byte) error {
 		return errors.New("not ready for connections")
 	}
 	fmt.Println("ready")
+	off := make(chan os.Signal, 1)
+	signal.Notify(off, jetStreamOff)
+	go func() {
+		for range off {
+			if err := n.DisableJetStream(); err != nil {
+				fmt.Fprintln(os.Stderr, s.Name, "keeps its JetStream:", err)
+			}
+		}
+	}()
 	n.WaitForShutdown()
 	return nil
 }
 
-// node is a server with the proxy before it.
+// node is a server with the proxy before it, and those on its ways to the others.
 type node struct {
 	nodeSettings
-	proxy *proxy
+	proxy  *proxy
+	routes map[string]*proxy // by the other's name
 	*process
 }
 
@@ -76,17 +93,27 @@ func startServers(t *testing.T, h *history) *servers {
 	t.Helper()
 	s := &servers{t: t, h: h}
 	ports := freePorts(t, 6)
-	var routes []string
+	nowhere := startProxy(t, "")
+	nowhere.set(false, true, 0)
 	for i := range 3 {
-		routes = append(routes, fmt.Sprintf("nats://127.0.0.1:%d", ports[i]))
-	}
-	for i := range 3 {
-		p := startProxy(t, fmt.Sprintf("127.0.0.1:%d", ports[3+i]))
-		n := &node{proxy: p, nodeSettings: nodeSettings{
-			Name: fmt.Sprintf("n%d", i+1), Dir: t.TempDir(), Port: ports[3+i], RoutePort: ports[i],
-			Advertise: p.addr(), Routes: routes,
-		}}
+		n := &node{nodeSettings: nodeSettings{
+			Name: fmt.Sprintf("n%d", i+1), Dir: t.TempDir(), Port: ports[3+i], RoutePort: ports[i], Nowhere: nowhere.addr(),
+		}, routes: map[string]*proxy{}}
+		n.proxy = startProxy(t, fmt.Sprintf("127.0.0.1:%d", n.Port))
+		n.Advertise = n.proxy.addr()
 		s.nodes = append(s.nodes, n)
+	}
+	for _, n := range s.nodes {
+		for _, other := range s.nodes {
+			if other == n {
+				continue
+			}
+			p := startProxy(t, fmt.Sprintf("127.0.0.1:%d", other.RoutePort))
+			n.routes[other.Name] = p
+			n.Routes = append(n.Routes, "nats://"+p.addr())
+		}
+	}
+	for _, n := range s.nodes {
 		s.start(n)
 	}
 	for _, n := range s.nodes {
@@ -128,6 +155,28 @@ func (s *servers) client() *nats.Conn {
 	require.NoError(s.t, err)
 	s.t.Cleanup(nc.Close)
 	return nc
+}
+
+// part cuts a server off from the two others, which nobody is told; mend ends that.
+func (s *servers) part(n *node) { s.eachWay(n, func(p *proxy) { p.set(true, false, 0) }) }
+
+func (s *servers) mend(n *node) {
+	s.eachWay(n, func(p *proxy) {
+		p.set(false, false, 0)
+		p.cut()
+	})
+}
+
+// eachWay does f to the proxies of both directions between a server and the others.
+func (s *servers) eachWay(n *node, f func(*proxy)) {
+	for _, p := range n.routes {
+		f(p)
+	}
+	for _, other := range s.nodes {
+		if p := other.routes[n.Name]; p != nil {
+			f(p)
+		}
+	}
 }
 
 // leader is the node that leads a stream, nil if nobody does now.

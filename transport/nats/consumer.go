@@ -53,6 +53,10 @@ func (p *puller) ensure(ctx context.Context, start consumerStart) error {
 				c, err = js.Consumer(ctx, p.stream, p.consumer) // another process was first
 			}
 		}
+		if api := (*jetstream.APIError)(nil); errors.As(err, &api) && api.ErrorCode == jetstream.JSErrCodeMaximumConsumersLimit {
+			return fmt.Errorf("%w: each event that a group listens to is a consumer of this stream; raise its max_consumers, or the account's: %w",
+				transport.ErrBacklog, err)
+		}
 		if errors.Is(err, jetstream.ErrNotPullConsumer) {
 			return fmt.Errorf("%w: it is a push consumer, wanted a pull consumer", transport.ErrConfig)
 		}

@@ -73,7 +73,7 @@ func kindOfCode(code, status int) error {
 	switch code {
 	case int(jetstream.JSErrCodeJetStreamNotEnabled), int(jetstream.JSErrCodeJetStreamNotEnabledForAccount):
 		return transport.ErrConfig
-	case codeStoreFailed, codeResourcesExceeded:
+	case codeStoreFailed, codeResourcesExceeded, int(jetstream.JSErrCodeMaximumConsumersLimit):
 		return transport.ErrBacklog
 	case codeHeaderTooLarge, int(jetstream.JSErrCodeStreamMessageExceedsMaximum):
 		return transport.ErrInvalid
