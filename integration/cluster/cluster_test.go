@@ -28,6 +28,27 @@ func TestCluster(t *testing.T) {
 	r.finish()
 }
 
+// One server's disk is full, twice.
+func TestFullDisk(t *testing.T) {
+	r := newRun(t, plan{publishers: 2, handlers: 2, events: 800, every: 10 * time.Millisecond, smallDisk: true})
+	r.fault("full disk")
+	r.fault("full disk")
+	r.finish()
+}
+
+// Faults in the order in which a flag names them.
+func TestFaults(t *testing.T) {
+	if *faultsFlag == "" {
+		t.Log("none named: -faults")
+		return
+	}
+	r := newRun(t, plan{publishers: 2, handlers: 2, events: 1500, every: 10 * time.Millisecond})
+	for _, f := range strings.Split(*faultsFlag, ",") {
+		r.fault(f)
+	}
+	r.finish()
+}
+
 // A long run: faults at random, on a hundred thousand events.
 func TestSoak(t *testing.T) {
 	if !*soakFlag {
@@ -52,6 +73,7 @@ type plan struct {
 	publishers, handlers int
 	events               int // of each publisher
 	every                time.Duration
+	smallDisk            bool // for the first server
 }
 
 // run is a cluster with everybody who uses it.
@@ -80,7 +102,7 @@ func newRun(t *testing.T, p plan) *run {
 	}
 	t.Logf("seed %d", seed)
 	h := newHistory()
-	r := &run{T: t, plan: p, h: h, s: startServers(t, h), rng: rand.New(rand.NewPCG(seed, 1))}
+	r := &run{T: t, plan: p, h: h, s: startServers(t, h, p.smallDisk), rng: rand.New(rand.NewPCG(seed, 1))}
 	t.Cleanup(func() {
 		for _, p := range r.handlers {
 			p.kill()
@@ -152,8 +174,16 @@ func (r *run) fault(name string) {
 		r.heals()
 	case "part leader", "part node": // from the other servers, not from its clients
 		r.s.part(node)
-		time.Sleep(time.Duration(3+r.rng.IntN(6)) * time.Second)
+		time.Sleep(time.Duration(3+r.rng.IntN(10)) * time.Second)
 		r.s.mend(node)
+		r.heals()
+	case "full disk": // of one server, which then goes on without JetStream
+		node = r.s.nodes[0]
+		node.disk.fill(r.T)
+		time.Sleep(3 * time.Second)
+		node.disk.free(r.T)
+		node.kill()
+		r.s.restart(node)
 		r.heals()
 	case "jetstream off":
 		node.signal(jetStreamOff)
@@ -162,10 +192,12 @@ func (r *run) fault(name string) {
 		r.s.restart(node)
 		r.heals()
 	case "delete consumer": // with what it knew of the group
-		ctx, cancel := context.WithTimeout(context.Background(), 3*time.Second)
-		defer cancel()
-		err := r.js.DeleteConsumer(ctx, "JITNEY_EVT", groups[r.rng.IntN(len(groups))]+"=cluster=done")
-		r.Logf("deleted: %v", err)
+		consumer := groups[r.rng.IntN(len(groups))] + "=cluster=done"
+		require.Eventually(r, func() bool {
+			ctx, cancel := context.WithTimeout(context.Background(), 3*time.Second)
+			defer cancel()
+			return r.js.DeleteConsumer(ctx, "JITNEY_EVT", consumer) == nil
+		}, time.Minute, 100*time.Millisecond)
 	case "step down":
 		for _, stream := range []string{"JITNEY_EVT", "KV_JITNEY_STATE"} {
 			_, _ = r.s.client().Request("$JS.API.STREAM.LEADER.STEPDOWN."+stream, nil, 3*time.Second)

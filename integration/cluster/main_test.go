@@ -19,8 +19,9 @@ import (
 )
 
 var (
-	seedFlag = flag.Uint64("seed", 0, "which faults, and when; 0 chooses one")
-	soakFlag = flag.Bool("soak", false, "run TestSoak, which takes half an hour")
+	seedFlag   = flag.Uint64("seed", 0, "which faults, and when; 0 chooses one")
+	faultsFlag = flag.String("faults", "", "the faults of TestFaults, separated by commas")
+	soakFlag   = flag.Bool("soak", false, "run TestSoak, which takes half an hour")
 )
 
 // A child is this test binary again, told by its environment what to be.

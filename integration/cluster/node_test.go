@@ -79,6 +79,7 @@ type node struct {
 	nodeSettings
 	proxy  *proxy
 	routes map[string]*proxy // by the other's name
+	disk   *disk             // of its own, or nil
 	*process
 }
 
@@ -89,7 +90,7 @@ type servers struct {
 	nodes []*node
 }
 
-func startServers(t *testing.T, h *history) *servers {
+func startServers(t *testing.T, h *history, smallDisk bool) *servers {
 	t.Helper()
 	s := &servers{t: t, h: h}
 	ports := freePorts(t, 6)
@@ -113,6 +114,10 @@ func startServers(t *testing.T, h *history) *servers {
 			n.Routes = append(n.Routes, "nats://"+p.addr())
 		}
 	}
+	if smallDisk {
+		s.nodes[0].disk = newDisk(t)
+		s.nodes[0].Dir = s.nodes[0].disk.dir
+	}
 	for _, n := range s.nodes {
 		s.start(n)
 	}
@@ -124,6 +129,12 @@ func startServers(t *testing.T, h *history) *servers {
 			n.kill()
 		}
 	})
+	for i, n := range s.nodes {
+		for _, other := range s.nodes[i+1:] {
+			require.Eventually(t, func() bool { return n.routes[other.Name].count()+other.routes[n.Name].count() > 0 },
+				time.Minute, 10*time.Millisecond, "no way from %s to %s goes through a proxy", n.Name, other.Name)
+		}
+	}
 	return s
 }
 

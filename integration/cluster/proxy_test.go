@@ -56,6 +56,13 @@ func (p *proxy) set(mute, refuse bool, delay time.Duration) {
 	p.wake.Broadcast()
 }
 
+// count is how many connections it has, of both its sides.
+func (p *proxy) count() int {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	return len(p.conns)
+}
+
 // cut ends every connection.
 func (p *proxy) cut() {
 	p.mu.Lock()
