@@ -112,6 +112,10 @@ func (b *Bus) scope() *scope { return b.root }
 // clock is for differences only. It costs half of time.Now.
 func (b *Bus) clock() time.Duration { return time.Since(b.epoch) }
 
+// now is the time for durations and deadlines of this process: time.Now also reads the
+// wall clock, which takes twice as long.
+func (b *Bus) now() time.Time { return b.epoch.Add(b.clock()) }
+
 // Run blocks until ctx is cancelled and then closes the bus: it drains, goes on for
 // Config.DrainDelay, and waits for running handlers up to Config.CloseTimeout. It
 // returns Close's error.

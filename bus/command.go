@@ -187,7 +187,7 @@ func runDirect[C, R any](ctx context.Context, s *scope, h *commandHandler, fn fu
 		h.info.sends.count(err)
 		return r, err
 	}
-	began := time.Now()
+	began := s.bus.now()
 	m := &transport.Message{To: transport.Address{Name: h.info.name}}
 	if err == nil {
 		k := s.newDirectCall(ctx, h)

@@ -67,7 +67,7 @@ func (f *flight) exec(run *run) {
 	var began time.Time
 	if r.b.observed() || run.l.tally.isMetered() {
 		f.timeLag(run)
-		began = time.Now()
+		began = r.b.now()
 	}
 	run.err = errGoexit
 	defer func() { // also when the listener ends this goroutine

@@ -43,7 +43,7 @@ func (s *scope) execute(ctx context.Context, c any, wireName string, decode func
 		return v, err
 	}
 	m := new(transport.Message)
-	began := time.Now()
+	began := b.now()
 	v, err := s.executeAs(ctx, m, c, wireName, decode, opts)
 	b.observeSent(KindCommand, m, c, began, err)
 	return v, err

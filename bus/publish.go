@@ -28,7 +28,7 @@ func Publish(ctx context.Context, s Scope, event any, opts ...PublishOption) err
 	if !sc.bus.observed() {
 		return sc.publishOne(ctx, m, event, opts, nil)
 	}
-	began, seen := time.Now(), &passage{value: event}
+	began, seen := sc.bus.now(), &passage{value: event}
 	err := sc.publishOne(ctx, m, event, opts, seen)
 	sc.bus.observePublished(m, seen, began, err)
 	return err
@@ -88,7 +88,7 @@ func PublishAll(ctx context.Context, s Scope, events ...any) error {
 		all.count(err)
 		return err
 	}
-	began := time.Now()
+	began := sc.bus.now()
 	all.sent = make([]*transport.Message, len(events))
 	for i, e := range events {
 		all.seen[i].value = e

@@ -248,7 +248,7 @@ func (s *scope) newDirectCall(ctx context.Context, h *commandHandler) *call {
 	if d, ok := ctx.Deadline(); ok {
 		k.deadline = d
 	} else {
-		k.deadline = time.Now().Add(s.bus.cfg.ExecuteTimeout)
+		k.deadline = s.bus.now().Add(s.bus.cfg.ExecuteTimeout)
 	}
 	if c := callFrom(ctx); c != nil {
 		k.from = &transport.Message{CausationID: c.id(), CorrelationID: c.correlationID(), Session: s.id()}
@@ -348,7 +348,7 @@ func (h *commandHandler) handle(k *call, v any) (result any, err error) {
 	b := h.scope.bus
 	var began time.Time
 	if b.observed() || h.tally.isMetered() {
-		began = time.Now()
+		began = b.now()
 	}
 	err = errGoexit
 	defer func() { // also when the handler ends this goroutine
