@@ -7,6 +7,8 @@ import (
 	"testing"
 	"time"
 
+	"github.com/grafana/grafana-foundation-sdk/go/cog/plugins"
+	"github.com/grafana/grafana-foundation-sdk/go/dashboard"
 	"github.com/prometheus/common/model"
 	"github.com/prometheus/common/promslog"
 	"github.com/prometheus/prometheus/model/rulefmt"
@@ -37,6 +39,39 @@ func TestDashboard(t *testing.T) {
 		}
 	}
 	require.NotZero(t, queries)
+}
+
+// Grafana's own types take the dashboard as it is: no field is missing that its schema
+// wants, none is unknown, each panel has the options of its plugin.
+func TestDashboardForGrafana(t *testing.T) {
+	text, err := os.ReadFile("../../jitney.json")
+	require.NoError(t, err)
+	plugins.RegisterDefaultPlugins()
+	strict := func(text string) string {
+		var d dashboard.Dashboard
+		if err := d.UnmarshalJSONStrict([]byte(text)); err != nil {
+			return err.Error() // "" for a list of no errors
+		}
+		return ""
+	}
+	require.Empty(t, strict(string(text)))
+	require.Contains(t, strict(strings.Replace(string(text), `"reduceOptions"`, `"reduce"`, 1)), "reduceOptions: required field is missing")
+	var d dashboard.Dashboard
+	require.NoError(t, json.Unmarshal(text, &d))
+	require.NoError(t, d.Validate())
+	rows, panels, asked := 0, 0, 0
+	for _, p := range d.Panels {
+		if p.RowPanel != nil || p.Panel.Type == "row" {
+			rows++
+			continue
+		}
+		panels++
+		require.NotNil(t, p.Panel.Datasource, "%s", *p.Panel.Title)
+		require.Equal(t, "${datasource}", *p.Panel.Datasource.Uid)
+		asked += len(p.Panel.Targets)
+	}
+	require.Equal(t, 7, rows, "traffic, latency, failures, queues, sessions, dead letters, breakers")
+	require.GreaterOrEqual(t, asked, panels)
 }
 
 // trial is series, one point a minute for two hours, on which a rule fires or not.
