@@ -148,7 +148,7 @@ func BenchmarkPayload(b *testing.B) {
 				if err != nil {
 					return err
 				}
-				_, err = js.Publish(ctx, "raw.evt._.blob", body)
+				_, err = js.Publish(ctx, "raw.evt._.blob", body, jetstream.WithMsgID(newUUID()))
 				return err
 			}
 		})

@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"fmt"
 	"testing"
+	"time"
 
 	"github.com/nats-io/nats.go/jetstream"
 	"github.com/stretchr/testify/require"
@@ -95,11 +96,14 @@ func BenchmarkScaleNames(b *testing.B) {
 		b.Run(fmt.Sprintf("names=%d/lib=nats.go", n), func(b *testing.B) {
 			js := stream(b, connect(b, server(b)), "RAW", "raw.evt.>")
 			inFlight(b, 8, func(i int) error {
-				body, err := json.Marshal(order(i))
+				ctx, cancel := context.WithTimeout(context.Background(), 10*time.Second)
+				defer cancel()
+				o := order(i)
+				body, err := json.Marshal(o)
 				if err != nil {
 					return err
 				}
-				_, err = js.Publish(context.Background(), fmt.Sprintf("raw.evt._.order%d", i%n), body)
+				_, err = js.Publish(ctx, fmt.Sprintf("raw.evt._.order%d", i%n), body, jetstream.WithMsgID(o.ID))
 				return err
 			})
 		})

@@ -11,6 +11,7 @@ import (
 	"net/url"
 	"os"
 	"os/signal"
+	"strings"
 	"syscall"
 	"testing"
 	"time"
@@ -19,6 +20,9 @@ import (
 	"github.com/nats-io/nats.go"
 	"github.com/nats-io/nats.go/jetstream"
 	"github.com/stretchr/testify/require"
+
+	"github.com/jitney-bus/jitney/transport"
+	jitneynats "github.com/jitney-bus/jitney/transport/nats"
 )
 
 // jetStreamOff tells a server to go on without JetStream.
@@ -226,6 +230,17 @@ func (s *servers) healthy(js jetstream.JetStream, stream string, timeout time.Du
 		}
 	}
 	return false
+}
+
+// A cluster that starts has its servers together in a moment; one that is too small
+// stays so, which is an error that says it.
+func TestTooFewServers(t *testing.T) {
+	s := startServers(t, newHistory(), false)
+	began := time.Now()
+	_, err := jitneynats.Open(t.Context(), jitneynats.Config{URL: strings.Join(s.urls(), ","), Replicas: 5})
+	require.ErrorIs(t, err, transport.ErrConfig)
+	require.ErrorContains(t, err, "too few servers for 5 replicas")
+	require.Less(t, time.Since(began), 20*time.Second)
 }
 
 // pause stops a process for a while, as a machine that swaps does.

@@ -19,6 +19,7 @@ const (
 	codeResourcesExceeded = 10002 // the account or server is out of storage
 	codeInsufficient      = 10023 // insufficient resources
 	codeNotAvailable      = 10008 // JetStream is temporarily unavailable
+	codeNoPeers           = 10005 // too few servers of the cluster are there
 	codeStoreFailed       = 10077 // a limit with discard new, or the store refused
 	codeHeaderTooLarge    = 10097
 	codeDuplicateInFlight = 10158 // the first copy is still being stored
@@ -92,7 +93,7 @@ func kindOfCode(code, status int) error {
 // again with the same id.
 func passes(code, status int) bool {
 	switch code {
-	case codeDuplicateInFlight, codeNotAvailable, codeInsufficient:
+	case codeDuplicateInFlight, codeNotAvailable, codeInsufficient, codeNoPeers:
 		return true
 	case codeStoreFailed, codeResourcesExceeded,
 		int(jetstream.JSErrCodeJetStreamNotEnabled), int(jetstream.JSErrCodeJetStreamNotEnabledForAccount):

@@ -26,6 +26,10 @@ const (
 	minLevel   = 4
 )
 
+// peersWait is how long the servers of a cluster may take to come together before a
+// stream that wants more of them is a mistake.
+const peersWait = 5 * time.Second
+
 // checkServer says whether the server has what is needed.
 func (t *Transport) checkServer(ctx context.Context) error {
 	nc := t.link.conn()
@@ -167,6 +171,7 @@ func orUnlimited(n int64) int64 {
 
 // ensureStream creates the stream, or updates it where that loses nothing.
 func (t *Transport) ensureStream(ctx context.Context, want jetstream.StreamConfig) error {
+	began := time.Now()
 	return t.calls.try(ctx, "stream "+want.Name, func(ctx context.Context, js jetstream.JetStream) error {
 		info, err := js.Stream(ctx, want.Name)
 		if errors.Is(err, jetstream.ErrStreamNotFound) {
@@ -175,7 +180,11 @@ func (t *Transport) ensureStream(ctx context.Context, want jetstream.StreamConfi
 			}
 			// Another process may create it at this moment, with the same
 			// configuration or another.
-			if _, err = js.CreateStream(ctx, want); !errors.Is(err, jetstream.ErrStreamNameAlreadyInUse) {
+			_, err = js.CreateStream(ctx, want)
+			if api := (*jetstream.APIError)(nil); errors.As(err, &api) && api.ErrorCode == codeNoPeers && time.Since(began) > peersWait {
+				return fmt.Errorf("%w: the cluster has too few servers for %d replicas: %s", transport.ErrConfig, want.Replicas, err)
+			}
+			if !errors.Is(err, jetstream.ErrStreamNameAlreadyInUse) {
 				return err
 			}
 			info, err = js.Stream(ctx, want.Name)
