@@ -92,10 +92,7 @@ func lostClaim() *keyedOutcome {
 // reenter takes a slot again.
 func (x *keyedCall) reenter(ctx context.Context) *keyedOutcome {
 	h := x.h
-	select {
-	case i := <-h.slots.free:
-		h.slots.enter(x.k, i)
-	case <-ctx.Done():
+	if !h.slots.try(x.k) && !h.slots.wait(x.k, ctx.Done(), nil) {
 		return x.gaveUp(ctx)
 	}
 	err := h.scope.expired("", "")

@@ -154,10 +154,7 @@ const attachedPerRun = 16
 
 // enter takes a slot for k, waiting for one until k's deadline or ctx's end.
 func (h *commandHandler) enter(ctx context.Context, k *call) error {
-	select {
-	case i := <-h.slots.free:
-		h.slots.enter(k, i)
-	default:
+	if !h.slots.try(k) {
 		if err := h.wait(ctx, k); err != nil {
 			return err
 		}
@@ -174,14 +171,11 @@ func (h *commandHandler) enter(ctx context.Context, k *call) error {
 }
 
 func (h *commandHandler) wait(ctx context.Context, k *call) error {
-	t := time.NewTimer(time.Until(k.deadline))
+	late := make(chan struct{})
+	t := time.AfterFunc(time.Until(k.deadline), func() { close(late) })
 	defer t.Stop()
-	select {
-	case i := <-h.slots.free:
-		h.slots.enter(k, i)
+	if h.slots.wait(k, ctx.Done(), late) {
 		return nil
-	case <-ctx.Done():
-	case <-t.C:
 	}
 	why := fmt.Errorf("all %d runs of the handler were busy", h.slots.limit())
 	if ctx.Err() == context.Canceled {
@@ -293,7 +287,9 @@ func (h *commandHandler) local(ctx context.Context, m *transport.Message, out *o
 // answer runs the handler for a request of the transport and replies.
 func (h *commandHandler) answer(req transport.Request) {
 	k := h.call(req)
-	h.slots.enter(k, <-h.slots.free) // taken by direct calls too; bounded by their deadlines
+	if !h.slots.try(k) {
+		h.slots.wait(k, nil, nil) // direct calls take them too; bounded by their deadlines
+	}
 	h.serveOne(k, req)
 }
 

@@ -4,7 +4,6 @@ import (
 	"context"
 	"log/slog"
 	"sync"
-	"sync/atomic"
 	"time"
 )
 
@@ -23,41 +22,6 @@ func (b *Bus) logSlow(k *call, attrs []slog.Attr, elapsed time.Duration) {
 		b.log.LogAttrs(context.Background(), slog.LevelWarn, "handler is slow", append(attrs, slog.Duration("elapsed", elapsed))...)
 	}
 }
-
-// slots bounds what runs at once of a command, and knows what that is, so that a
-// slow run is found without a clock, a lock or a timer of its own.
-type slots struct {
-	free    chan int32 // the places that are not taken
-	running []atomic.Pointer[call]
-}
-
-func newSlots(n int) slots {
-	s := slots{free: make(chan int32, n), running: make([]atomic.Pointer[call], n)}
-	for i := range n {
-		s.free <- int32(i)
-	}
-	return s
-}
-
-// enter notes that k runs in place i, which came from free.
-func (s *slots) enter(k *call, i int32) {
-	k.place = i
-	s.running[i].Store(k)
-}
-
-// rest notes that nothing runs in k's place, which it keeps.
-func (s *slots) rest(k *call) { s.running[k.place].Store(nil) }
-
-// leave gives k's place back.
-func (s *slots) leave(k *call) {
-	s.running[k.place].Store(nil)
-	s.free <- k.place
-}
-
-func (s *slots) limit() int { return cap(s.free) }
-
-// taken is how many run.
-func (s *slots) taken() int { return cap(s.free) - len(s.free) }
 
 // slowWatch finds the commands of a bus that run for too long. It starts with the
 // first handler and ends with the bus.
@@ -120,11 +84,7 @@ func (w *slowWatch) loop(ctx context.Context) {
 func (w *slowWatch) look(now time.Time, before map[*call]time.Time) map[*call]time.Time {
 	seen := map[*call]time.Time{}
 	for _, h := range w.watched() {
-		for i := range h.slots.running {
-			k := h.slots.running[i].Load()
-			if k == nil {
-				continue
-			}
+		h.slots.each(func(k *call) {
 			first, ok := before[k]
 			if !ok {
 				first = now
@@ -133,7 +93,7 @@ func (w *slowWatch) look(now time.Time, before map[*call]time.Time) map[*call]ti
 			if elapsed := now.Sub(first); elapsed >= w.limit {
 				w.b.logSlow(k, messageAttrs(KindCommand, k.who.name, k.id(), k.envelope().Session, "", k.who.handler, 1), elapsed)
 			}
-		}
+		})
 	}
 	return seen
 }
