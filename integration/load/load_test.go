@@ -43,15 +43,16 @@ func TestMain(m *testing.M) {
 	os.Exit(m.Run())
 }
 
-// serve runs a server, says where, and ends with its standard input.
+// serve runs a server, says where, and ends with its standard input, at once: nobody
+// reads what it keeps.
 func serve(dir string) error {
 	s, err := embedded.Start(embedded.Config{Listen: "127.0.0.1:0", Dir: dir})
 	if err != nil {
 		return err
 	}
 	fmt.Println(s.ClientURL())
-	_, _ = io.Copy(io.Discard, os.Stdin)
-	return s.Shutdown(context.Background())
+	_, err = io.Copy(io.Discard, os.Stdin)
+	return err
 }
 
 // startServer starts a server in a process of its own, whose memory is not that of
@@ -101,10 +102,27 @@ func (price) MessageName() string { return "load.price" }
 // cluster opens the buses of one test on one server over TCP, with file streams.
 type cluster struct {
 	*testing.T
-	url string
+	url   string
+	buses []*bus.Bus
 }
 
-func newCluster(t *testing.T) *cluster { return &cluster{t, startServer(t)} }
+func newCluster(t *testing.T) *cluster { return onServer(t, startServer(t)) }
+
+func onServer(t *testing.T, url string) *cluster {
+	c := &cluster{T: t, url: url}
+	t.Cleanup(func() {
+		var wg sync.WaitGroup
+		for _, b := range c.buses {
+			wg.Go(func() {
+				if err := b.Close(context.Background()); err != nil {
+					t.Errorf("close: %v", err)
+				}
+			})
+		}
+		wg.Wait()
+	})
+	return c
+}
 
 func (c *cluster) bus(service string, opts ...natsgo.Option) *bus.Bus {
 	c.Helper()
@@ -112,7 +130,7 @@ func (c *cluster) bus(service string, opts ...natsgo.Option) *bus.Bus {
 	require.NoError(c, err)
 	b, err := bus.New(tr, bus.Config{Service: service})
 	require.NoError(c, err)
-	c.Cleanup(func() { require.NoError(c, b.Close(context.Background())) })
+	c.buses = append(c.buses, b)
 	return b
 }
 
@@ -328,7 +346,7 @@ func TestTenThousandExecutes(t *testing.T) {
 func TestReconnectStorm(t *testing.T) {
 	const buses, storms = 50, 5
 	s := natstest.Server(t)
-	c := &cluster{t, s.URL()}
+	c := onServer(t, s.URL())
 	var heard sync.Map
 	var handled atomic.Int64
 	all := make([]*bus.Bus, buses)
