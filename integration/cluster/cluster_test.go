@@ -21,6 +21,7 @@ import (
 
 // A short run: each fault once, on a few thousand messages.
 func TestCluster(t *testing.T) {
+	t.Parallel()
 	r := newRun(t, plan{publishers: 2, handlers: 2, events: 800, every: 10 * time.Millisecond})
 	for _, f := range []string{"step down", "kill leader", "kill handler", "cut", "pause handler", "kill publisher", "mute", "end handler"} {
 		r.fault(f)
@@ -30,6 +31,7 @@ func TestCluster(t *testing.T) {
 
 // One server's disk is full, twice.
 func TestFullDisk(t *testing.T) {
+	t.Parallel()
 	r := newRun(t, plan{publishers: 2, handlers: 2, events: 800, every: 10 * time.Millisecond, smallDisk: true})
 	r.fault("full disk")
 	r.fault("full disk")

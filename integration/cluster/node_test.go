@@ -235,6 +235,7 @@ func (s *servers) healthy(js jetstream.JetStream, stream string, timeout time.Du
 // A cluster that starts has its servers together in a moment; one that is too small
 // stays so, which is an error that says it.
 func TestTooFewServers(t *testing.T) {
+	t.Parallel()
 	s := startServers(t, newHistory(), false)
 	began := time.Now()
 	_, err := jitneynats.Open(t.Context(), jitneynats.Config{URL: strings.Join(s.urls(), ","), Replicas: 5})
