@@ -113,7 +113,7 @@ func figure(s, unit string) (float64, bool) {
 }
 
 const (
-	width, left, right = 720, 190, 130
+	width, left, right = 760, 230, 130
 	barHeight, gap     = 18, 14
 	top                = 56
 )
