@@ -103,7 +103,7 @@ func ExampleConfig_breakers() {
 // What an error of the bus means for its caller.
 func ExampleCode() {
 	ctx := context.Background()
-	b, err := bus.New(memory.New(memory.Config{}), bus.Config{ExecuteTimeout: time.Millisecond})
+	b, err := bus.New(memory.New(memory.Config{}), bus.Config{})
 	must(err)
 	defer b.Close(ctx)
 	must(bus.Handle(ctx, b, func(ctx context.Context, c CreateUser) (UserID, error) {
@@ -128,7 +128,7 @@ func ExampleCode() {
 			fmt.Println(err)
 		}
 	}
-	_, err = bus.Execute(ctx, b, CreateUser{Name: "ada"})
+	_, err = bus.Execute(ctx, b, CreateUser{Name: "ada"}, bus.WithTimeout(time.Millisecond))
 	say(err)
 	say(bus.Do(ctx, b, DeleteUser{ID: "ada"}))
 	say(bus.Do(ctx, b, CloseAccount{}))
@@ -148,8 +148,15 @@ func Example_oneHandler() {
 	must(err)
 	defer b.Close(ctx)
 	must(bus.Handle(ctx, b, createUser))
-
 	err = bus.Handle(ctx, b, createUser)
+	fmt.Println(bus.CodeOf(err))
+
+	other, err := bus.New(tr, bus.Config{Service: "accounts"})
+	must(err)
+	defer other.Close(ctx)
+	err = bus.Handle(ctx, other, createUser)
 	fmt.Println(bus.CodeOf(err), errors.Is(err, bus.ErrOwned))
-	// Output: conflict false
+	// Output:
+	// conflict
+	// conflict true
 }

@@ -404,6 +404,27 @@ func TestIdempotentCommandWhoseReplyIsLost(t *testing.T) {
 	}
 }
 
+// A process that is stopped takes requests and answers none: the default timeout has
+// room for seven of them.
+func TestIdempotentCommandIsAskedForOftenEnough(t *testing.T) {
+	everywhere(t, func(w *world) {
+		runs := newCharger().serve(w, w.bus(bus.Config{}))
+		caller, tr := w.process("caller")
+		var asked atomic.Int64
+		tr.setAfter(func(ctx context.Context, op, _ string) error {
+			if op == "request" && asked.Add(1) <= 7 {
+				<-ctx.Done()
+				return ctx.Err()
+			}
+			return nil
+		})
+		_, err := bus.Execute(w.Context(), caller, charge{}, bus.WithIdempotencyKey("k"))
+		require.NoError(w, err)
+		require.EqualValues(w, 8, asked.Load())
+		require.Len(w, runs.all(), 1)
+	})
+}
+
 // A failure that its caller has been told, or that was lost on the way, does not run
 // the command again for what else that Execute has asked.
 func TestIdempotentFailureIsNotRunAgainByItsOwnCall(t *testing.T) {

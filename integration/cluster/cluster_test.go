@@ -182,7 +182,8 @@ func (r *run) fault(name string) {
 	case "full disk": // of one server, which then goes on without JetStream
 		node = r.s.nodes[0]
 		node.disk.fill(r.T)
-		time.Sleep(3 * time.Second)
+		require.Eventually(r, func() bool { return !r.s.healthy(r.js, "JITNEY_EVT", time.Second) }, 30*time.Second, time.Millisecond,
+			"a full disk harms nobody")
 		node.disk.free(r.T)
 		node.kill()
 		r.s.restart(node)
