@@ -1,7 +1,6 @@
 package integration_test
 
 import (
-	"bytes"
 	"context"
 	"fmt"
 	"log/slog"
@@ -480,23 +479,6 @@ func TestFailuresNobodyAskedForAreLogged(t *testing.T) {
 		require.Equal(w, 1, strings.Count(log.String(), "queued event not stored"))
 		require.Error(w, b.Flush(w.Context()), "nobody was told but the log")
 	})
-}
-
-type syncBuffer struct {
-	mu  sync.Mutex
-	buf bytes.Buffer
-}
-
-func (b *syncBuffer) Write(p []byte) (int, error) {
-	b.mu.Lock()
-	defer b.mu.Unlock()
-	return b.buf.Write(p)
-}
-
-func (b *syncBuffer) String() string {
-	b.mu.Lock()
-	defer b.mu.Unlock()
-	return b.buf.String()
 }
 
 func TestPublishAsyncKeepsOrder(t *testing.T) {

@@ -308,18 +308,18 @@ func TestCircuitsOfCommandsByName(t *testing.T) {
 		b := w.bus(bus.Config{
 			CommandBreaker: &resilience.Breaker{FailureThreshold: 1},
 			CommandBreakers: map[string]resilience.Breaker{
-				nameOf[pong](w):      {FailureThreshold: resilience.NeverOpens},
-				nameOf[chargeAll](w): {FailureThreshold: 2},
+				nameOf[pong](w): {FailureThreshold: resilience.NeverOpens},
+				"reset.all":     {FailureThreshold: 2},
 			},
 		})
 		require.NoError(w, bus.Handle(w.Context(), b, func(context.Context, createUser) (userID, error) { return "", errors.New("down") }))
 		require.NoError(w, bus.Handle(w.Context(), b, func(context.Context, pong) (int, error) { return 0, errors.New("down") }))
-		require.NoError(w, bus.HandleNone(w.Context(), b, func(context.Context, chargeAll) error { return errors.New("down") }))
+		require.NoError(w, bus.HandleNone(w.Context(), b, func(context.Context, resetAll) error { return errors.New("down") }))
 		var got []string
 		for range 3 {
 			_, err := bus.Execute(w.Context(), b, createUser{Name: "a"})
 			_, err2 := bus.Execute(w.Context(), b, pong{})
-			err3 := bus.Do(w.Context(), b, chargeAll{})
+			err3 := bus.Do(w.Context(), b, resetAll{})
 			got = append(got, fmt.Sprint(bus.CodeOf(err), " ", bus.CodeOf(err2), " ", bus.CodeOf(err3)))
 		}
 		require.Equal(w, []string{"failed failed failed", "circuit_open failed failed", "circuit_open failed circuit_open"}, got)

@@ -11,8 +11,6 @@ import (
 	"github.com/jitney-bus/jitney/transport"
 )
 
-type pong struct{ bus.Command[int] }
-
 // A command that finishes while the bus closes may execute others, also on the
 // same bus.
 func TestFinishingCommandExecutesAnother(t *testing.T) {

@@ -16,37 +16,6 @@ import (
 	"github.com/jitney-bus/jitney/bus"
 )
 
-type createUser struct {
-	bus.Command[userID]
-	Name string
-}
-
-func (createUser) MessageName() string { return "user.create" }
-
-func (c createUser) Validate() error {
-	if c.Name == "" {
-		return errors.New("name is empty")
-	}
-	return nil
-}
-
-type userID string
-
-type resetAll struct {
-	bus.Command[bus.None]
-	Reason string
-}
-
-func (*resetAll) MessageName() string { return "reset.all" }
-
-type findUser struct{ bus.Command[*user] }
-
-type user struct{ Name, Email string }
-
-var errUserExists = errors.New("user exists")
-
-func create(_ context.Context, c createUser) (userID, error) { return userID("id-" + c.Name), nil }
-
 func TestExecute(t *testing.T) {
 	everywhere(t, func(w *world) {
 		server, caller := w.bus(bus.Config{}), w.bus(bus.Config{Service: "caller"})

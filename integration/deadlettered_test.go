@@ -14,8 +14,6 @@ import (
 	"github.com/jitney-bus/jitney/transport"
 )
 
-const deadLettered = "jitney.dead_lettered"
-
 // told collects the DeadLettered that a group of their own gets on b.
 func (w *world) told(b *bus.Bus) *record[bus.DeadLettered] {
 	w.Helper()

@@ -15,24 +15,6 @@ import (
 	"github.com/jitney-bus/jitney/bus"
 )
 
-type userCreated struct {
-	ID   userID
-	Note string
-}
-
-func (userCreated) MessageName() string { return "user.created" }
-
-type userDeleted struct{ ID userID }
-
-func (*userDeleted) MessageName() string { return "user.deleted" }
-
-func (e *userDeleted) Validate() error {
-	if e.ID == "" {
-		return errors.New("id is empty")
-	}
-	return nil
-}
-
 func TestPublishReachesEveryGroupOnce(t *testing.T) {
 	everywhere(t, func(w *world) {
 		publisher := w.bus(bus.Config{Service: "publisher"})

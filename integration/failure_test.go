@@ -2,7 +2,6 @@ package integration_test
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"runtime"
 	"strings"
@@ -16,11 +15,6 @@ import (
 	"github.com/jitney-bus/jitney/resilience"
 	"github.com/jitney-bus/jitney/transport"
 )
-
-var errOops = errors.New("oops")
-
-// steady waits 1s, 2s, 4s without jitter.
-var steady = resilience.Retry{MaxRetries: 3, Initial: time.Second, Jitter: resilience.NoJitter}
 
 func TestRetriesWaitAndEndAsADeadLetter(t *testing.T) {
 	everywhere(t, func(w *world) {

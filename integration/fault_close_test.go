@@ -3,7 +3,6 @@ package integration_test
 import (
 	"context"
 	"fmt"
-	"strings"
 	"sync"
 	"testing"
 	"time"
@@ -13,20 +12,6 @@ import (
 	"github.com/jitney-bus/jitney/bus"
 	"github.com/jitney-bus/jitney/transport"
 )
-
-// holding keeps operations of that name waiting until release is closed, and
-// tells when the first has come. They do not care for their ctx.
-func holding(op, prefix string) (f fault, came, release chan struct{}) {
-	came, release = make(chan struct{}), make(chan struct{})
-	var once sync.Once
-	return func(_ context.Context, o, what string) error {
-		if o == op && strings.HasPrefix(what, prefix) {
-			once.Do(func() { close(came) })
-			<-release
-		}
-		return nil
-	}, came, release
-}
 
 func TestCloseWhileSomethingIsBeingRegistered(t *testing.T) {
 	listen := func(b *bus.Bus, opts ...bus.SubscribeOption) error {

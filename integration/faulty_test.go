@@ -298,3 +298,17 @@ func (s faultyStore) Delete(ctx context.Context, key string, revision uint64) er
 	}
 	return s.Store.Delete(ctx, key, revision)
 }
+
+// holding keeps operations of that name waiting until release is closed, and
+// tells when the first has come. They do not care for their ctx.
+func holding(op, prefix string) (f fault, came, release chan struct{}) {
+	came, release = make(chan struct{}), make(chan struct{})
+	var once sync.Once
+	return func(_ context.Context, o, what string) error {
+		if o == op && strings.HasPrefix(what, prefix) {
+			once.Do(func() { close(came) })
+			<-release
+		}
+		return nil
+	}, came, release
+}

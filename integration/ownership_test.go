@@ -21,28 +21,6 @@ import (
 // broker's whole seconds.
 const leaseEnd = 16 * time.Second
 
-// process is a bus whose transport can fail.
-func (w *world) process(service string) (*bus.Bus, *faulty) {
-	w.Helper()
-	tr := newFaulty(w.open())
-	return w.busOn(tr, bus.Config{Service: service}), tr
-}
-
-// answering handles createUser by telling who did.
-func answering(who string) func(context.Context, createUser) (userID, error) {
-	return func(context.Context, createUser) (userID, error) { return userID(who), nil }
-}
-
-// acrossProcesses is everywhere, without the transport whose processes cannot
-// die one by one.
-func acrossProcesses(t *testing.T, f func(w *world)) {
-	everywhere(t, func(w *world) {
-		if !w.inProcess {
-			f(w)
-		}
-	})
-}
-
 func TestCommandOfADeadProcessIsFreeAfterItsLease(t *testing.T) {
 	acrossProcesses(t, func(w *world) {
 		dead, tr := w.process("accounts")

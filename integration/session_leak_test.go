@@ -90,14 +90,6 @@ func manySessions(t *testing.T, b *bus.Bus, look func() footprint) {
 	require.Empty(t, all)
 }
 
-func heapInUse() uint64 {
-	runtime.GC()
-	runtime.GC()
-	var m runtime.MemStats
-	runtime.ReadMemStats(&m)
-	return m.HeapAlloc
-}
-
 func TestManySessionsLeaveNothingInMemory(t *testing.T) {
 	b, err := bus.New(memory.New(memory.Config{}), bus.Config{Service: "svc"})
 	require.NoError(t, err)

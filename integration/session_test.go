@@ -13,15 +13,6 @@ import (
 	"github.com/jitney-bus/jitney/bus"
 )
 
-// session opens a session and closes it when the test ends.
-func (w *world) session(b *bus.Bus, id string) *bus.Session {
-	w.Helper()
-	s, err := b.Session(w.Context(), id)
-	require.NoError(w, err)
-	w.Cleanup(func() { _ = s.Close(context.Background()) })
-	return s
-}
-
 func TestSessionHandlerIsPreferred(t *testing.T) {
 	everywhere(t, func(w *world) {
 		b := w.bus(bus.Config{})

@@ -1,7 +1,9 @@
 package integration_test
 
 import (
+	"bytes"
 	"context"
+	"runtime"
 	"sync"
 	"testing"
 	"testing/synctest"
@@ -158,3 +160,54 @@ func (r *record[T]) reset() {
 
 // settle lets d of fake time pass, for what must not happen.
 func settle(d time.Duration) { time.Sleep(d) }
+
+// process is a bus whose transport can fail.
+func (w *world) process(service string) (*bus.Bus, *faulty) {
+	w.Helper()
+	tr := newFaulty(w.open())
+	return w.busOn(tr, bus.Config{Service: service}), tr
+}
+
+// acrossProcesses is everywhere, without the transport whose processes cannot
+// die one by one.
+func acrossProcesses(t *testing.T, f func(w *world)) {
+	everywhere(t, func(w *world) {
+		if !w.inProcess {
+			f(w)
+		}
+	})
+}
+
+// session opens a session and closes it when the test ends.
+func (w *world) session(b *bus.Bus, id string) *bus.Session {
+	w.Helper()
+	s, err := b.Session(w.Context(), id)
+	require.NoError(w, err)
+	w.Cleanup(func() { _ = s.Close(context.Background()) })
+	return s
+}
+
+func heapInUse() uint64 {
+	runtime.GC()
+	runtime.GC()
+	var m runtime.MemStats
+	runtime.ReadMemStats(&m)
+	return m.HeapAlloc
+}
+
+type syncBuffer struct {
+	mu  sync.Mutex
+	buf bytes.Buffer
+}
+
+func (b *syncBuffer) Write(p []byte) (int, error) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	return b.buf.Write(p)
+}
+
+func (b *syncBuffer) String() string {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	return b.buf.String()
+}
