@@ -13,6 +13,7 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"github.com/jitney-bus/jitney/bus"
+	"github.com/jitney-bus/jitney/integration/internal/world"
 	"github.com/jitney-bus/jitney/transport"
 )
 
@@ -20,11 +21,11 @@ import (
 var short = bus.Config{AckWait: 10 * time.Second}
 
 // ranOnce checks that each event of a to n ran once, at its first attempt.
-func ranOnce(w *world, n int, runs ...*record[batchRun]) {
+func ranOnce(w *world.World, n int, runs ...*world.Record[batchRun]) {
 	w.Helper()
 	var got, want []string
 	for _, r := range runs {
-		got = append(got, strings.Fields(strings.Join(batches(r.all()), " "))...)
+		got = append(got, strings.Fields(strings.Join(batches(r.All()), " "))...)
 	}
 	slices.Sort(got)
 	for i := range n {
@@ -34,52 +35,52 @@ func ranOnce(w *world, n int, runs ...*record[batchRun]) {
 	require.Equal(w, want, got)
 }
 
-func publishN(w *world, s bus.Scope, n int) {
+func publishN(w *world.World, s bus.Scope, n int) {
 	for i := range n {
 		publishIDs(w, s, fmt.Sprint("e", i))
 	}
 }
 
 func TestBatchIsKeptAliveWhileItRuns(t *testing.T) {
-	everywhere(t, func(w *world) {
-		slow := func(ctx context.Context, _ []userCreated) error { time.Sleep(2 * time.Minute); return ctx.Err() }
-		one, two := w.bus(short), w.bus(short)
-		publisher := w.bus(bus.Config{Service: "publisher"})
+	world.Everywhere(t, func(w *world.World) {
+		slow := func(ctx context.Context, _ []world.UserCreated) error { time.Sleep(2 * time.Minute); return ctx.Err() }
+		one, two := w.Bus(short), w.Bus(short)
+		publisher := w.Bus(bus.Config{Service: "publisher"})
 		first := listenBatch(w, one, slow, bus.WithBatchSize(3))
 		publishN(w, publisher, 3)
-		first.wait(w, 1)
+		first.Wait(w, 1)
 		second := listenBatch(w, two, slow, bus.WithBatchSize(3))
-		settle(10 * time.Minute)
-		require.Equal(w, []string{"e0 e1 e2"}, batches(first.all()))
-		require.Empty(w, second.all())
+		world.Settle(10 * time.Minute)
+		require.Equal(w, []string{"e0 e1 e2"}, batches(first.All()))
+		require.Empty(w, second.All())
 	})
 }
 
 func TestBatchIsKeptAliveWhileItGathers(t *testing.T) {
-	everywhere(t, func(w *world) {
-		b := w.bus(short)
+	world.Everywhere(t, func(w *world.World) {
+		b := w.Bus(short)
 		began := time.Now()
 		runs := listenBatch(w, b, nil, bus.WithLinger(2*time.Minute))
-		other := listenBatch(w, w.bus(short), nil, bus.WithLinger(2*time.Minute), bus.WithGroup("other"))
+		other := listenBatch(w, w.Bus(short), nil, bus.WithLinger(2*time.Minute), bus.WithGroup("other"))
 		publishN(w, b, 3)
-		settle(119 * time.Second)
-		require.Empty(w, runs.all())
-		settle(10 * time.Minute)
-		require.Equal(w, []batchRun{{"e0 e1 e2", began.Add(2 * time.Minute)}}, runs.all())
-		require.Len(w, other.all(), 1)
+		world.Settle(119 * time.Second)
+		require.Empty(w, runs.All())
+		world.Settle(10 * time.Minute)
+		require.Equal(w, []batchRun{{"e0 e1 e2", began.Add(2 * time.Minute)}}, runs.All())
+		require.Len(w, other.All(), 1)
 	})
 }
 
 // What waits behind a slow batch uses up no attempt, wherever it waits.
 func TestSlowBatchHoldsBackTheNext(t *testing.T) {
-	everywhere(t, func(w *world) {
-		b := w.bus(short)
-		runs := listenBatch(w, b, func(context.Context, []userCreated) error { time.Sleep(2 * time.Minute); return nil },
+	world.Everywhere(t, func(w *world.World) {
+		b := w.Bus(short)
+		runs := listenBatch(w, b, func(context.Context, []world.UserCreated) error { time.Sleep(2 * time.Minute); return nil },
 			bus.WithBatchSize(4))
 		publishN(w, b, 9)
-		settle(20 * time.Minute)
+		world.Settle(20 * time.Minute)
 		ranOnce(w, 9, runs)
-		require.Equal(w, "e0 e1 e2 e3", runs.all()[0].ids)
+		require.Equal(w, "e0 e1 e2 e3", runs.All()[0].ids)
 	})
 }
 
@@ -115,26 +116,26 @@ func (unextendedDelivery) Extend(context.Context) error { return transport.ErrUn
 func TestBatchThatLosesOneLease(t *testing.T) {
 	for name, ignores := range map[string]bool{"listening": false, "ignoring": true} {
 		t.Run(name, func(t *testing.T) {
-			everywhere(t, func(w *world) {
-				b := w.busOn(unextended{w.open()}, short)
-				causes := newRecord[error]()
-				runs := listenBatch(w, b, func(ctx context.Context, events []userCreated) error {
-					if m, _ := bus.MetaAt(ctx, 0); len(events) == 1 || m.Attempt > 1 || len(causes.all()) > 0 {
+			world.Everywhere(t, func(w *world.World) {
+				b := w.BusOn(unextended{w.Open()}, short)
+				causes := world.NewRecord[error]()
+				runs := listenBatch(w, b, func(ctx context.Context, events []world.UserCreated) error {
+					if m, _ := bus.MetaAt(ctx, 0); len(events) == 1 || m.Attempt > 1 || len(causes.All()) > 0 {
 						return nil
 					}
 					<-ctx.Done()
-					causes.add(context.Cause(ctx))
+					causes.Add(context.Cause(ctx))
 					if ignores {
 						return nil
 					}
 					return ctx.Err()
 				}, bus.WithBatchSize(3))
 				publishIDs(w, b, "a")
-				require.NoError(w, bus.Publish(w.Context(), b, userCreated{ID: "lost"}, bus.WithKey("k")))
+				require.NoError(w, bus.Publish(w.Context(), b, world.UserCreated{ID: "lost"}, bus.WithKey("k")))
 				publishIDs(w, b, "b")
-				settle(5 * time.Minute)
-				require.Equal(w, []error{bus.ErrLeaseLost}, causes.all())
-				again := strings.Fields(strings.Join(batches(runs.all()[1:]), " "))
+				world.Settle(5 * time.Minute)
+				require.Equal(w, []error{bus.ErrLeaseLost}, causes.All())
+				again := strings.Fields(strings.Join(batches(runs.All()[1:]), " "))
 				slices.Sort(again)
 				if ignores {
 					require.Equal(w, []string{"lost#2"}, again, "the others are done")
@@ -147,63 +148,63 @@ func TestBatchThatLosesOneLease(t *testing.T) {
 }
 
 func TestBatchThatLosesItsLeases(t *testing.T) {
-	everywhere(t, func(w *world) {
-		tr := newFaulty(w.open())
-		b := w.busOn(tr, short)
-		causes := newRecord[error]()
-		runs := listenBatch(w, b, func(ctx context.Context, _ []userCreated) error {
-			if len(causes.all()) > 0 {
+	world.Everywhere(t, func(w *world.World) {
+		tr := world.NewFaulty(w.Open())
+		b := w.BusOn(tr, short)
+		causes := world.NewRecord[error]()
+		runs := listenBatch(w, b, func(ctx context.Context, _ []world.UserCreated) error {
+			if len(causes.All()) > 0 {
 				return nil
 			}
 			<-ctx.Done()
-			causes.add(context.Cause(ctx))
+			causes.Add(context.Cause(ctx))
 			return ctx.Err()
 		}, bus.WithBatchSize(3))
-		tr.set(failing("extend", transport.ErrUnavailable))
-		publishN(w, w.bus(bus.Config{Service: "publisher"}), 3)
-		settle(9900 * time.Millisecond)
-		require.Equal(w, []error{bus.ErrLeaseLost}, causes.all(), "before anybody else can have them")
-		require.Zero(w, tr.count("ack")+tr.count("nak")+tr.count("release")+tr.count("term"), "nothing is said about them any more")
-		tr.set(nil)
-		settle(time.Minute)
-		again := strings.Fields(strings.Join(batches(runs.all()[1:]), " "))
+		tr.Set(world.Failing("extend", transport.ErrUnavailable))
+		publishN(w, w.Bus(bus.Config{Service: "publisher"}), 3)
+		world.Settle(9900 * time.Millisecond)
+		require.Equal(w, []error{bus.ErrLeaseLost}, causes.All(), "before anybody else can have them")
+		require.Zero(w, tr.Count("ack")+tr.Count("nak")+tr.Count("release")+tr.Count("term"), "nothing is said about them any more")
+		tr.Set(nil)
+		world.Settle(time.Minute)
+		again := strings.Fields(strings.Join(batches(runs.All()[1:]), " "))
 		slices.Sort(again)
 		require.Equal(w, []string{"e0#2", "e1#2", "e2#2"}, again)
 	})
 }
 
 func TestBatchThatRunsTooLong(t *testing.T) {
-	everywhere(t, func(w *world) {
-		b := w.bus(bus.Config{MaxRun: time.Minute, AckWait: 10 * time.Second})
-		causes := newRecord[error]()
-		runs := listenBatch(w, b, func(ctx context.Context, events []userCreated) error {
+	world.Everywhere(t, func(w *world.World) {
+		b := w.Bus(bus.Config{MaxRun: time.Minute, AckWait: 10 * time.Second})
+		causes := world.NewRecord[error]()
+		runs := listenBatch(w, b, func(ctx context.Context, events []world.UserCreated) error {
 			if m, _ := bus.MetaAt(ctx, 0); m.Attempt > 1 {
 				return nil
 			}
 			<-ctx.Done()
-			causes.add(context.Cause(ctx))
+			causes.Add(context.Cause(ctx))
 			return ctx.Err()
 		}, bus.WithLinger(50*time.Second), thrice)
 		publishN(w, b, 2)
-		settle(50*time.Second + 59*time.Second)
-		require.Empty(w, causes.all(), "gathering is not running")
-		settle(5 * time.Minute)
-		require.Equal(w, []error{bus.ErrMaxRun}, causes.all())
-		require.Equal(w, []string{"e0 e1", "e0#2 e1#2"}, batches(runs.all()), "and it counts as a failure")
+		world.Settle(50*time.Second + 59*time.Second)
+		require.Empty(w, causes.All(), "gathering is not running")
+		world.Settle(5 * time.Minute)
+		require.Equal(w, []error{bus.ErrMaxRun}, causes.All())
+		require.Equal(w, []string{"e0 e1", "e0#2 e1#2"}, batches(runs.All()), "and it counts as a failure")
 	})
 }
 
 func TestCloseHandsAnUnfinishedBatchBackAtOnce(t *testing.T) {
 	for _, what := range []string{"bus", "subscription"} {
 		t.Run(what, func(t *testing.T) {
-			everywhere(t, func(w *world) {
-				b := w.bus(bus.Config{})
-				never := newRecord[int]()
-				sub, err := bus.SubscribeBatch(w.Context(), b, func(context.Context, []userCreated) error { never.add(1); return nil },
+			world.Everywhere(t, func(w *world.World) {
+				b := w.Bus(bus.Config{})
+				never := world.NewRecord[int]()
+				sub, err := bus.SubscribeBatch(w.Context(), b, func(context.Context, []world.UserCreated) error { never.Add(1); return nil },
 					bus.WithLinger(time.Hour))
 				require.NoError(w, err)
-				publishN(w, w.bus(bus.Config{Service: "publisher"}), 20)
-				settle(time.Minute)
+				publishN(w, w.Bus(bus.Config{Service: "publisher"}), 20)
+				world.Settle(time.Minute)
 				began := time.Now()
 				if what == "bus" {
 					require.NoError(w, b.Close(w.Context()))
@@ -211,12 +212,12 @@ func TestCloseHandsAnUnfinishedBatchBackAtOnce(t *testing.T) {
 					require.NoError(w, sub.Close(w.Context()))
 				}
 				require.Less(w, time.Since(began), time.Second)
-				runs := listenBatch(w, w.bus(bus.Config{}), nil)
-				settle(time.Second)
+				runs := listenBatch(w, w.Bus(bus.Config{}), nil)
+				world.Settle(time.Second)
 				ranOnce(w, 20, runs)
-				settle(5 * time.Minute)
+				world.Settle(5 * time.Minute)
 				ranOnce(w, 20, runs)
-				require.Empty(w, never.all())
+				require.Empty(w, never.All())
 			})
 		})
 	}
@@ -224,55 +225,55 @@ func TestCloseHandsAnUnfinishedBatchBackAtOnce(t *testing.T) {
 
 // The event that did not fit into the batch before waits in the process, too.
 func TestCloseHandsBackWhatWaitsForTheNextBatch(t *testing.T) {
-	everywhere(t, func(w *world) {
-		b := w.bus(bus.Config{})
-		first := listenBatch(w, b, func(context.Context, []userCreated) error { time.Sleep(5 * time.Second); return nil },
+	world.Everywhere(t, func(w *world.World) {
+		b := w.Bus(bus.Config{})
+		first := listenBatch(w, b, func(context.Context, []world.UserCreated) error { time.Sleep(5 * time.Second); return nil },
 			bus.WithBatchBytes(200), bus.WithLinger(time.Hour), bus.WithBatchSize(2))
-		publisher := w.bus(bus.Config{Service: "publisher"})
+		publisher := w.Bus(bus.Config{Service: "publisher"})
 		for i := range 3 {
-			e := userCreated{ID: userID(fmt.Sprint("e", i)), Note: strings.Repeat("x", 150)}
+			e := world.UserCreated{ID: world.UserID(fmt.Sprint("e", i)), Note: strings.Repeat("x", 150)}
 			require.NoError(w, bus.Publish(w.Context(), publisher, e))
 		}
-		first.wait(w, 1)
-		settle(time.Second)
+		first.Wait(w, 1)
+		world.Settle(time.Second)
 		require.NoError(w, b.Close(w.Context()))
-		second := listenBatch(w, w.bus(bus.Config{}), nil)
-		settle(5 * time.Second)
-		require.Len(w, first.all(), 1)
+		second := listenBatch(w, w.Bus(bus.Config{}), nil)
+		world.Settle(5 * time.Second)
+		require.Len(w, first.All(), 1)
 		ranOnce(w, 3, first, second)
 	})
 }
 
 func TestCloseWaitsForARunningBatch(t *testing.T) {
-	everywhere(t, func(w *world) {
-		b := w.bus(bus.Config{})
-		ended := newRecord[error]()
-		heard := newRecord[userID]()
-		_, err := bus.Subscribe(w.Context(), w.bus(bus.Config{Service: "other"}), func(_ context.Context, e *userDeleted) error { heard.add(e.ID); return nil })
+	world.Everywhere(t, func(w *world.World) {
+		b := w.Bus(bus.Config{})
+		ended := world.NewRecord[error]()
+		heard := world.NewRecord[world.UserID]()
+		_, err := bus.Subscribe(w.Context(), w.Bus(bus.Config{Service: "other"}), func(_ context.Context, e *world.UserDeleted) error { heard.Add(e.ID); return nil })
 		require.NoError(w, err)
-		first := listenBatch(w, b, func(ctx context.Context, events []userCreated) error {
+		first := listenBatch(w, b, func(ctx context.Context, events []world.UserCreated) error {
 			time.Sleep(5 * time.Second)
-			ended.add(bus.Publish(bus.ItemContext(ctx, 0), b, userDeleted{ID: "from a finishing handler"}))
+			ended.Add(bus.Publish(bus.ItemContext(ctx, 0), b, world.UserDeleted{ID: "from a finishing handler"}))
 			return ctx.Err()
 		}, bus.WithBatchSize(3))
-		publishN(w, w.bus(bus.Config{Service: "publisher"}), 8)
-		first.wait(w, 1)
+		publishN(w, w.Bus(bus.Config{Service: "publisher"}), 8)
+		first.Wait(w, 1)
 		require.NoError(w, b.Close(w.Context()))
-		require.Equal(w, []error{nil}, ended.all())
-		require.Equal(w, []userID{"from a finishing handler"}, heard.wait(w, 1))
-		require.Equal(w, []string{"e0 e1 e2"}, batches(first.all()))
-		second := listenBatch(w, w.bus(bus.Config{}), nil)
-		settle(5 * time.Minute)
+		require.Equal(w, []error{nil}, ended.All())
+		require.Equal(w, []world.UserID{"from a finishing handler"}, heard.Wait(w, 1))
+		require.Equal(w, []string{"e0 e1 e2"}, batches(first.All()))
+		second := listenBatch(w, w.Bus(bus.Config{}), nil)
+		world.Settle(5 * time.Minute)
 		ranOnce(w, 8, first, second)
 	})
 }
 
 func TestShutdownOfABatchConsumesNoAttempt(t *testing.T) {
-	everywhere(t, func(w *world) {
-		publishing := w.bus(bus.Config{Service: "publisher"})
+	world.Everywhere(t, func(w *world.World) {
+		publishing := w.Bus(bus.Config{Service: "publisher"})
 		for i := range 6 { // more than the policy's four attempts
-			b := w.bus(bus.Config{CloseTimeout: time.Second})
-			runs := listenBatch(w, b, func(ctx context.Context, _ []userCreated) error {
+			b := w.Bus(bus.Config{CloseTimeout: time.Second})
+			runs := listenBatch(w, b, func(ctx context.Context, _ []world.UserCreated) error {
 				<-ctx.Done()
 				require.ErrorIs(w, context.Cause(ctx), bus.ErrStopped)
 				return bus.ItemErrors{0: ctx.Err(), 1: bus.Permanent(ctx.Err())}
@@ -280,29 +281,29 @@ func TestShutdownOfABatchConsumesNoAttempt(t *testing.T) {
 			if i == 0 {
 				publishN(w, publishing, 2)
 			}
-			ids := strings.Fields(runs.wait(w, 1)[0].ids)
+			ids := strings.Fields(runs.Wait(w, 1)[0].ids)
 			slices.Sort(ids)
 			require.Equal(w, []string{"e0", "e1"}, ids)
 			require.NoError(w, b.Close(w.Context()))
 		}
-		tr := w.open()
-		w.deadLetters(tr, 0)
+		tr := w.Open()
+		w.DeadLetters(tr, 0)
 		require.NoError(w, tr.Close(w.Context()))
 	})
 }
 
 func TestCloseNamesABatchHandlerThatIgnoresIt(t *testing.T) {
-	everywhere(t, func(w *world) {
-		b := w.bus(bus.Config{})
+	world.Everywhere(t, func(w *world.World) {
+		b := w.Bus(bus.Config{})
 		release := make(chan struct{})
-		runs := listenBatch(w, b, func(context.Context, []userCreated) error { <-release; return nil }, bus.WithName("stubborn"))
+		runs := listenBatch(w, b, func(context.Context, []world.UserCreated) error { <-release; return nil }, bus.WithName("stubborn"))
 		publishN(w, b, 2)
-		runs.wait(w, 1)
+		runs.Wait(w, 1)
 		ctx, cancel := context.WithTimeout(w.Context(), time.Second)
 		defer cancel()
 		require.ErrorContains(w, b.Close(ctx), "user.created/svc/stubborn")
 		close(release)
-		settle(time.Minute)
+		world.Settle(time.Minute)
 	})
 }
 
@@ -310,26 +311,26 @@ func TestCloseNamesABatchHandlerThatIgnoresIt(t *testing.T) {
 func TestKilledProcessLosesNoPartOfItsBatch(t *testing.T) {
 	for name, size := range map[string]int{"gathering": 100, "running": 2} {
 		t.Run(name, func(t *testing.T) {
-			everywhere(t, func(w *world) {
-				tr := newFaulty(w.open())
-				b := w.busOn(tr, short)
+			world.Everywhere(t, func(w *world.World) {
+				tr := world.NewFaulty(w.Open())
+				b := w.BusOn(tr, short)
 				hang := make(chan struct{})
-				dying := listenBatch(w, b, func(context.Context, []userCreated) error { <-hang; return nil },
+				dying := listenBatch(w, b, func(context.Context, []world.UserCreated) error { <-hang; return nil },
 					bus.WithBatchSize(size), bus.WithLinger(time.Hour))
-				publishN(w, w.bus(bus.Config{Service: "publisher"}), 5)
-				settle(time.Second)
-				require.Len(w, dying.all(), 4/size/2)
-				tr.kill()
-				other := listenBatch(w, w.bus(short), nil)
-				settle(5 * time.Minute)
+				publishN(w, w.Bus(bus.Config{Service: "publisher"}), 5)
+				world.Settle(time.Second)
+				require.Len(w, dying.All(), 4/size/2)
+				tr.Kill()
+				other := listenBatch(w, w.Bus(short), nil)
+				world.Settle(5 * time.Minute)
 				var got []string
-				for _, id := range strings.Fields(strings.Join(batches(other.all()), " ")) {
+				for _, id := range strings.Fields(strings.Join(batches(other.All()), " ")) {
 					got = append(got, strings.TrimSuffix(id, "#2"))
 				}
 				slices.Sort(got)
 				require.Equal(w, []string{"e0", "e1", "e2", "e3", "e4"}, got)
 				close(hang)
-				settle(time.Minute)
+				world.Settle(time.Minute)
 			})
 		})
 	}
@@ -338,9 +339,9 @@ func TestKilledProcessLosesNoPartOfItsBatch(t *testing.T) {
 // Events whose process died with them again and again run alone, so that the one
 // that kills it is the one that ends as a dead letter.
 func TestSuspectsOfACrashRunAlone(t *testing.T) {
-	everywhere(t, func(w *world) {
-		tr := w.open()
-		b := w.busOn(tr, bus.Config{})
+	world.Everywhere(t, func(w *world.World) {
+		tr := w.Open()
+		b := w.BusOn(tr, bus.Config{})
 		src, err := tr.Subscribe(w.Context(), transport.Subscription{Name: "user.created", Group: "svc", AckWait: 30 * time.Second})
 		require.NoError(w, err)
 		publishN(w, b, 3)
@@ -350,21 +351,21 @@ func TestSuspectsOfACrashRunAlone(t *testing.T) {
 				require.NoError(w, err)
 				require.Equal(w, i+1, d.Deliveries())
 			}
-			settle(31 * time.Second)
+			world.Settle(31 * time.Second)
 		}
 		require.NoError(w, src.Close(w.Context()))
 		runs := listenBatch(w, b, nil, bus.WithLinger(10*time.Second))
-		settle(time.Minute)
-		require.ElementsMatch(w, []string{"e0#5", "e1#5", "e2#5"}, batches(runs.all()))
+		world.Settle(time.Minute)
+		require.ElementsMatch(w, []string{"e0#5", "e1#5", "e2#5"}, batches(runs.All()))
 	})
 }
 
 // A handler, a filter or a Validate that ends its goroutine takes no worker away.
 func TestBatchWhoseGoroutineEnds(t *testing.T) {
-	everywhere(t, func(w *world) {
-		b := w.bus(bus.Config{})
+	world.Everywhere(t, func(w *world.World) {
+		b := w.Bus(bus.Config{})
 		var filtered atomic.Int64
-		runs := listenBatch(w, b, func(ctx context.Context, _ []userCreated) error {
+		runs := listenBatch(w, b, func(ctx context.Context, _ []world.UserCreated) error {
 			if m, _ := bus.MetaAt(ctx, 0); m.Attempt == 1 {
 				runtime.Goexit()
 			}
@@ -376,9 +377,9 @@ func TestBatchWhoseGoroutineEnds(t *testing.T) {
 			return true
 		}}))
 		publishN(w, b, 3)
-		settle(time.Minute)
+		world.Settle(time.Minute)
 		var got []string
-		for _, r := range runs.all() {
+		for _, r := range runs.All() {
 			got = append(got, strings.Fields(r.ids)...)
 		}
 		slices.Sort(got)
@@ -388,24 +389,24 @@ func TestBatchWhoseGoroutineEnds(t *testing.T) {
 
 // A retry that waits for long waits in the broker, and joins a batch again.
 func TestBatchRetriesThatWaitLong(t *testing.T) {
-	everywhere(t, func(w *world) {
-		b := w.bus(bus.Config{})
-		runs := listenBatch(w, b, func(ctx context.Context, events []userCreated) error {
+	world.Everywhere(t, func(w *world.World) {
+		b := w.Bus(bus.Config{})
+		runs := listenBatch(w, b, func(ctx context.Context, events []world.UserCreated) error {
 			failed := bus.ItemErrors{}
 			for i := range events {
 				if m, _ := bus.MetaAt(ctx, i); m.Attempt == 1 {
-					failed[i] = bus.RetryAfter(10*time.Minute, errOops)
+					failed[i] = bus.RetryAfter(10*time.Minute, world.ErrOops)
 				}
 			}
 			return failed
 		}, bus.WithLinger(time.Second))
 		publishN(w, b, 3)
-		settle(9 * time.Minute)
-		require.Equal(w, []string{"e0 e1 e2"}, batches(runs.all()))
-		settle(2 * time.Minute)
-		got := strings.Fields(strings.Join(batches(runs.all()[1:]), " "))
+		world.Settle(9 * time.Minute)
+		require.Equal(w, []string{"e0 e1 e2"}, batches(runs.All()))
+		world.Settle(2 * time.Minute)
+		got := strings.Fields(strings.Join(batches(runs.All()[1:]), " "))
 		slices.Sort(got)
 		require.Equal(w, []string{"e0#2", "e1#2", "e2#2"}, got)
-		require.Len(w, runs.all(), 2, "together again")
+		require.Len(w, runs.All(), 2, "together again")
 	})
 }

@@ -13,15 +13,16 @@ import (
 
 	"github.com/jitney-bus/jitney/bus"
 	"github.com/jitney-bus/jitney/bus/middleware"
+	"github.com/jitney-bus/jitney/integration/internal/world"
 	"github.com/jitney-bus/jitney/resilience"
 	"github.com/jitney-bus/jitney/transport"
 )
 
 func TestBatchHandlerKnowsEachEvent(t *testing.T) {
-	everywhere(t, func(w *world) {
-		b := w.bus(bus.Config{})
-		done := newRecord[int]()
-		_, err := bus.SubscribeBatch(w.Context(), b, func(ctx context.Context, events []*userCreated) error {
+	world.Everywhere(t, func(w *world.World) {
+		b := w.Bus(bus.Config{})
+		done := world.NewRecord[int]()
+		_, err := bus.SubscribeBatch(w.Context(), b, func(ctx context.Context, events []*world.UserCreated) error {
 			_, ok := bus.MetaFrom(ctx)
 			require.False(w, ok, "it has no one message")
 			require.Empty(w, bus.DerivedID(ctx, "a"))
@@ -43,14 +44,14 @@ func TestBatchHandlerKnowsEachEvent(t *testing.T) {
 				ids[bus.DerivedID(item, "a")] = true
 			}
 			require.Len(w, ids, len(events))
-			done.add(len(events))
+			done.Add(len(events))
 			return nil
 		}, bus.WithBatchSize(3))
 		require.NoError(w, err)
 		for _, id := range []string{"a", "b", "c"} {
-			require.NoError(w, bus.Publish(w.Context(), b, userCreated{ID: userID(id)}, bus.WithID("id-"+id), bus.WithHeader("Tag", id)))
+			require.NoError(w, bus.Publish(w.Context(), b, world.UserCreated{ID: world.UserID(id)}, bus.WithID("id-"+id), bus.WithHeader("Tag", id)))
 		}
-		require.Equal(w, []int{3}, done.wait(w, 1))
+		require.Equal(w, []int{3}, done.Wait(w, 1))
 		_, ok := bus.MetaAt(w.Context(), 0)
 		require.False(w, ok)
 		require.Equal(w, w.Context(), bus.ItemContext(w.Context(), 0))
@@ -60,48 +61,48 @@ func TestBatchHandlerKnowsEachEvent(t *testing.T) {
 // What a batch handler sends belongs to what all its events share.
 func TestBatchHandlerSends(t *testing.T) {
 	for name, c := range map[string]struct {
-		from            func(w *world, b *bus.Bus) []bus.Scope
+		from            func(w *world.World, b *bus.Bus) []bus.Scope
 		session, chains bool
 	}{
-		"one session": {func(w *world, b *bus.Bus) []bus.Scope { s := w.session(b, "one"); return []bus.Scope{s, s} }, true, false},
-		"two sessions": {func(w *world, b *bus.Bus) []bus.Scope {
-			return []bus.Scope{w.session(b, "one"), w.session(b, "two")}
+		"one session": {func(w *world.World, b *bus.Bus) []bus.Scope { s := w.Session(b, "one"); return []bus.Scope{s, s} }, true, false},
+		"two sessions": {func(w *world.World, b *bus.Bus) []bus.Scope {
+			return []bus.Scope{w.Session(b, "one"), w.Session(b, "two")}
 		}, false, false},
-		"one correlation": {func(w *world, b *bus.Bus) []bus.Scope { return []bus.Scope{b, b} }, false, true},
+		"one correlation": {func(w *world.World, b *bus.Bus) []bus.Scope { return []bus.Scope{b, b} }, false, true},
 	} {
 		t.Run(name, func(t *testing.T) {
-			everywhere(t, func(w *world) {
-				b := w.bus(bus.Config{})
-				heard := newRecord[bus.Meta]()
-				_, err := bus.Subscribe(w.Context(), b, func(ctx context.Context, e userDeleted) error {
+			world.Everywhere(t, func(w *world.World) {
+				b := w.Bus(bus.Config{})
+				heard := world.NewRecord[bus.Meta]()
+				_, err := bus.Subscribe(w.Context(), b, func(ctx context.Context, e world.UserDeleted) error {
 					m, _ := bus.MetaFrom(ctx)
-					heard.add(m)
+					heard.Add(m)
 					return nil
 				}, bus.WithConcurrency(1))
 				require.NoError(w, err)
-				got := newRecord[bus.Meta]()
-				_, err = bus.SubscribeBatch(w.Context(), b, func(ctx context.Context, events []userCreated) error {
+				got := world.NewRecord[bus.Meta]()
+				_, err = bus.SubscribeBatch(w.Context(), b, func(ctx context.Context, events []world.UserCreated) error {
 					for i := range events {
 						m, _ := bus.MetaAt(ctx, i)
-						got.add(m)
+						got.Add(m)
 					}
-					require.NoError(w, bus.Publish(ctx, b, userDeleted{ID: "all"}))
-					return bus.Publish(bus.ItemContext(ctx, 1), b, userDeleted{ID: "second"})
+					require.NoError(w, bus.Publish(ctx, b, world.UserDeleted{ID: "all"}))
+					return bus.Publish(bus.ItemContext(ctx, 1), b, world.UserDeleted{ID: "second"})
 				}, bus.WithBatchSize(2), bus.WithLinger(time.Minute))
 				require.NoError(w, err)
 
 				scopes := c.from(w, b)
 				if c.chains {
-					require.NoError(w, bus.HandleNone(w.Context(), b, func(ctx context.Context, _ resetAll) error {
+					require.NoError(w, bus.HandleNone(w.Context(), b, func(ctx context.Context, _ world.ResetAll) error {
 						publishIDsWith(ctx, w, scopes)
 						return nil
 					}))
-					require.NoError(w, bus.Do(w.Context(), b, resetAll{}))
+					require.NoError(w, bus.Do(w.Context(), b, world.ResetAll{}))
 				} else {
 					publishIDsWith(w.Context(), w, scopes)
 				}
-				items := got.wait(w, 2)
-				all, second := heard.wait(w, 2)[0], heard.all()[1]
+				items := got.Wait(w, 2)
+				all, second := heard.Wait(w, 2)[0], heard.All()[1]
 				require.Empty(w, all.CausationID, "a batch is no one message's doing")
 				require.Equal(w, []string{items[1].ID, items[1].CorrelationID, items[1].Session},
 					[]string{second.CausationID, second.CorrelationID, second.Session})
@@ -120,20 +121,20 @@ func TestBatchHandlerSends(t *testing.T) {
 	}
 }
 
-func publishIDsWith(ctx context.Context, w *world, scopes []bus.Scope) {
+func publishIDsWith(ctx context.Context, w *world.World, scopes []bus.Scope) {
 	for i, s := range scopes {
-		require.NoError(w, bus.Publish(ctx, s, userCreated{ID: userID(fmt.Sprint(i))}))
+		require.NoError(w, bus.Publish(ctx, s, world.UserCreated{ID: world.UserID(fmt.Sprint(i))}))
 	}
 }
 
 func TestBatchesAtOnce(t *testing.T) {
-	everywhere(t, func(w *world) {
-		b := w.bus(bus.Config{})
-		runs := listenBatch(w, b, func(context.Context, []userCreated) error { time.Sleep(10 * time.Second); return nil },
+	world.Everywhere(t, func(w *world.World) {
+		b := w.Bus(bus.Config{})
+		runs := listenBatch(w, b, func(context.Context, []world.UserCreated) error { time.Sleep(10 * time.Second); return nil },
 			bus.WithBatchSize(2), bus.WithConcurrency(3))
 		began := time.Now()
 		publishIDs(w, b, "a", "b", "c", "d", "e", "f", "g", "h")
-		all := runs.wait(w, 4)
+		all := runs.Wait(w, 4)
 		ids := batches(all)
 		require.ElementsMatch(w, []string{"a b", "c d", "e f"}, ids[:3], "they run at once, in whatever order they begin")
 		require.Equal(w, "g h", ids[3])
@@ -144,45 +145,45 @@ func TestBatchesAtOnce(t *testing.T) {
 				require.GreaterOrEqual(w, r.at.Sub(began), 10*time.Second, "there is room for three")
 			}
 		}
-		settle(time.Minute)
-		require.Len(w, runs.all(), 4)
+		world.Settle(time.Minute)
+		require.Len(w, runs.All(), 4)
 	})
 }
 
 // Those that are free do not split what comes.
 func TestOneBatchIsGatheredAtATime(t *testing.T) {
-	everywhere(t, func(w *world) {
-		b := w.bus(bus.Config{})
-		runs := listenBatch(w, b, func(context.Context, []userCreated) error { time.Sleep(time.Second); return nil },
+	world.Everywhere(t, func(w *world.World) {
+		b := w.Bus(bus.Config{})
+		runs := listenBatch(w, b, func(context.Context, []world.UserCreated) error { time.Sleep(time.Second); return nil },
 			bus.WithBatchSize(30), bus.WithConcurrency(3))
 		burst := make([]any, 90)
 		for i := range burst {
-			burst[i] = userCreated{ID: userID(fmt.Sprint(i))}
+			burst[i] = world.UserCreated{ID: world.UserID(fmt.Sprint(i))}
 		}
 		require.NoError(w, bus.PublishAll(w.Context(), b, burst...)) // now three are free
-		settle(time.Minute)
-		for n := len(runs.all()); n < 20; n++ {
+		world.Settle(time.Minute)
+		for n := len(runs.All()); n < 20; n++ {
 			require.NoError(w, bus.PublishAll(w.Context(), b, burst[:30]...))
-			settle(time.Minute)
-			require.Len(w, runs.all(), n+1, "%v", batches(runs.all()[n:]))
+			world.Settle(time.Minute)
+			require.Len(w, runs.All(), n+1, "%v", batches(runs.All()[n:]))
 		}
 	})
 }
 
 func TestBatchHandlerHasItsGroupAlone(t *testing.T) {
-	everywhere(t, func(w *world) {
+	world.Everywhere(t, func(w *world.World) {
 		plain := func(b *bus.Bus, opts ...bus.SubscribeOption) (*bus.Subscription, error) {
-			return bus.Subscribe(w.Context(), b, func(context.Context, userCreated) error { return nil }, opts...)
+			return bus.Subscribe(w.Context(), b, func(context.Context, world.UserCreated) error { return nil }, opts...)
 		}
 		batch := func(b *bus.Bus, opts ...bus.BatchOption) (*bus.Subscription, error) {
-			return bus.SubscribeBatch(w.Context(), b, func(context.Context, []userCreated) error { return nil }, opts...)
+			return bus.SubscribeBatch(w.Context(), b, func(context.Context, []world.UserCreated) error { return nil }, opts...)
 		}
 		refused := func(_ *bus.Subscription, err error) {
 			w.Helper()
 			require.Equal(w, bus.CodeConflict, bus.CodeOf(err), "%v", err)
 			require.ErrorContains(w, err, `subscribe user.created: group "svc" has a handler for it already, and a batch handler has its group alone: give it a WithGroup`)
 		}
-		b := w.bus(bus.Config{})
+		b := w.Bus(bus.Config{})
 		sub, err := plain(b)
 		require.NoError(w, err)
 		refused(batch(b, bus.WithName("other")))
@@ -205,10 +206,10 @@ func TestBatchHandlerHasItsGroupAlone(t *testing.T) {
 }
 
 func TestBatchOptionsThatBreakTheirRules(t *testing.T) {
-	everywhere(t, func(w *world) {
-		b := w.bus(bus.Config{MaxAckPending: 50})
+	world.Everywhere(t, func(w *world.World) {
+		b := w.Bus(bus.Config{MaxAckPending: 50})
 		subscribe := func(opts ...bus.BatchOption) error {
-			_, err := bus.SubscribeBatch(w.Context(), b, func(context.Context, []userCreated) error { return nil }, opts...)
+			_, err := bus.SubscribeBatch(w.Context(), b, func(context.Context, []world.UserCreated) error { return nil }, opts...)
 			return err
 		}
 		for text, opt := range map[string]bus.BatchOption{
@@ -227,51 +228,51 @@ func TestBatchOptionsThatBreakTheirRules(t *testing.T) {
 			require.Equal(w, bus.CodeInvalid, bus.CodeOf(err), text)
 			require.ErrorContains(w, err, text)
 		}
-		_, err := bus.SubscribeBatch(w.Context(), b, (func(context.Context, []userCreated) error)(nil))
-		require.ErrorContains(w, err, "batch handler of integration_test.userCreated is nil")
-		_, err = bus.SubscribeBatch(w.Context(), b, func(context.Context, []createUser) error { return nil })
+		_, err := bus.SubscribeBatch(w.Context(), b, (func(context.Context, []world.UserCreated) error)(nil))
+		require.ErrorContains(w, err, "batch handler of world.UserCreated is nil")
+		_, err = bus.SubscribeBatch(w.Context(), b, func(context.Context, []world.CreateUser) error { return nil })
 		require.ErrorContains(w, err, "is a command")
 	})
 }
 
 func TestPrivateBatchHandler(t *testing.T) {
-	everywhere(t, func(w *world) {
+	world.Everywhere(t, func(w *world.World) {
 		fast := resilience.Retry{MaxRetries: 1, Initial: time.Second, Jitter: resilience.NoJitter}
-		var all []*record[batchRun]
+		var all []*world.Record[batchRun]
 		for range 2 {
-			all = append(all, listenBatch(w, w.bus(bus.Config{}), func(ctx context.Context, events []userCreated) error {
+			all = append(all, listenBatch(w, w.Bus(bus.Config{}), func(ctx context.Context, events []world.UserCreated) error {
 				if m, _ := bus.MetaAt(ctx, 0); m.Attempt == 1 {
-					return bus.ItemErrors{1: errOops}
+					return bus.ItemErrors{1: world.ErrOops}
 				}
 				return nil
 			}, bus.WithPrivate(), bus.WithRetry(fast)))
 		}
-		publishIDs(w, w.bus(bus.Config{}), "a", "b", "c")
-		settle(time.Minute)
+		publishIDs(w, w.Bus(bus.Config{}), "a", "b", "c")
+		world.Settle(time.Minute)
 		for _, runs := range all {
-			require.Equal(w, []string{"a b c", "b#2"}, batches(runs.all()), "each process has its copy, and only what failed waits in it")
+			require.Equal(w, []string{"a b c", "b#2"}, batches(runs.All()), "each process has its copy, and only what failed waits in it")
 		}
 	})
 }
 
 func TestSessionBatchHandler(t *testing.T) {
-	everywhere(t, func(w *world) {
-		b := w.bus(bus.Config{})
-		var first, second *record[batchRun]
-		plain := newRecord[userID]()
+	world.Everywhere(t, func(w *world.World) {
+		b := w.Bus(bus.Config{})
+		var first, second *world.Record[batchRun]
+		plain := world.NewRecord[world.UserID]()
 		require.NoError(w, bus.InSession(w.Context(), b, "job", func(ctx context.Context, s *bus.Session) error {
 			first, second = listenBatch(w, s, nil), listenBatch(w, s, nil, bus.WithBatchSize(2))
-			_, err := bus.Subscribe(ctx, s, func(_ context.Context, e userCreated) error { plain.add(e.ID); return nil }, bus.WithConcurrency(1))
+			_, err := bus.Subscribe(ctx, s, func(_ context.Context, e world.UserCreated) error { plain.Add(e.ID); return nil }, bus.WithConcurrency(1))
 			require.NoError(w, err)
-			_, err = bus.SubscribeBatch(ctx, s, func(context.Context, []userCreated) error { return nil }, bus.WithGroup("g"))
+			_, err = bus.SubscribeBatch(ctx, s, func(context.Context, []world.UserCreated) error { return nil }, bus.WithGroup("g"))
 			require.ErrorContains(w, err, "in no group")
 			publishIDs(w, b, "elsewhere")
 			publishIDs(w, s, "a", "b", "c")
 			return nil
 		}))
-		require.Equal(w, []string{"a b c"}, batches(first.all()), "InSession waits for them")
-		require.Equal(w, []string{"a b", "c"}, batches(second.all()))
-		require.Equal(w, []userID{"a", "b", "c"}, plain.all())
+		require.Equal(w, []string{"a b c"}, batches(first.All()), "InSession waits for them")
+		require.Equal(w, []string{"a b", "c"}, batches(second.All()))
+		require.Equal(w, []world.UserID{"a", "b", "c"}, plain.All())
 	})
 }
 
@@ -283,13 +284,13 @@ func TestBatchHandlerClosesItsSession(t *testing.T) {
 		"item":  func(ctx context.Context) context.Context { return bus.ItemContext(ctx, 1) },
 	} {
 		t.Run(name, func(t *testing.T) {
-			everywhere(t, func(w *world) {
-				b := w.bus(bus.Config{})
-				s := w.session(b, "job")
-				closed := newRecord[error]()
-				runs := listenBatch(w, s, func(ctx context.Context, events []userCreated) error {
+			world.Everywhere(t, func(w *world.World) {
+				b := w.Bus(bus.Config{})
+				s := w.Session(b, "job")
+				closed := world.NewRecord[error]()
+				runs := listenBatch(w, s, func(ctx context.Context, events []world.UserCreated) error {
 					if len(events) == 3 {
-						closed.add(s.Close(from(ctx)))
+						closed.Add(s.Close(from(ctx)))
 					}
 					return nil
 				}, bus.WithBatchSize(3), bus.WithLinger(time.Second))
@@ -297,8 +298,8 @@ func TestBatchHandlerClosesItsSession(t *testing.T) {
 				began := time.Now()
 				<-s.Done()
 				require.Less(w, time.Since(began), 5*time.Second)
-				require.Equal(w, []error{nil}, closed.wait(w, 1))
-				require.Equal(w, []string{"a b c"}, batches(runs.all()))
+				require.Equal(w, []error{nil}, closed.Wait(w, 1))
+				require.Equal(w, []string{"a b c"}, batches(runs.All()))
 			})
 		})
 	}
@@ -306,16 +307,16 @@ func TestBatchHandlerClosesItsSession(t *testing.T) {
 
 // What does not reach the handler is dealt with alone.
 func TestBatchLeavesOutWhatCannotBeHandled(t *testing.T) {
-	everywhere(t, func(w *world) {
-		tr := w.open()
-		b := w.busOn(tr, bus.Config{})
-		got := newRecord[string]()
-		_, err := bus.SubscribeBatch(w.Context(), b, func(_ context.Context, events []userDeleted) error {
+	world.Everywhere(t, func(w *world.World) {
+		tr := w.Open()
+		b := w.BusOn(tr, bus.Config{})
+		got := world.NewRecord[string]()
+		_, err := bus.SubscribeBatch(w.Context(), b, func(_ context.Context, events []world.UserDeleted) error {
 			var ids []string
 			for _, e := range events {
 				ids = append(ids, string(e.ID))
 			}
-			got.add(strings.Join(ids, " "))
+			got.Add(strings.Join(ids, " "))
 			return nil
 		}, bus.WithBatchSize(4), bus.WithLinger(10*time.Second), bus.WithFilter(bus.Filter{
 			Name: "no spam", Value: true, Pass: func(m *bus.Message) bool { return !strings.HasPrefix(deletedID(m), "spam") },
@@ -329,10 +330,10 @@ func TestBatchLeavesOutWhatCannotBeHandled(t *testing.T) {
 			case id == "invalid":
 				m.Body = []byte(`{}`)
 			}
-			if w.inProcess {
-				m.Body, m.Value = nil, userDeleted{ID: userID(id)}
+			if w.InProcess {
+				m.Body, m.Value = nil, world.UserDeleted{ID: world.UserID(id)}
 				if id == "invalid" || id == "broken" {
-					m.Value = userDeleted{}
+					m.Value = world.UserDeleted{}
 				}
 			}
 			require.NoError(w, tr.Publish(w.Context(), m))
@@ -341,47 +342,47 @@ func TestBatchLeavesOutWhatCannotBeHandled(t *testing.T) {
 		for _, id := range []string{"spam1", "a", "broken", "spam2", "b", "invalid", "spam3", "c"} {
 			publish(id)
 		}
-		settle(time.Second)
-		require.Equal(w, []string{"a b"}, got.all(), "what cannot be handled takes its place, what is filtered does not")
-		for _, d := range w.deadLetters(tr, 2) {
+		world.Settle(time.Second)
+		require.Equal(w, []string{"a b"}, got.All(), "what cannot be handled takes its place, what is filtered does not")
+		for _, d := range w.DeadLetters(tr, 2) {
 			require.Equal(w, "invalid", d.Code)
 			require.Zero(w, d.Attempts)
 			require.Contains(w, []string{"m-broken", "m-invalid"}, d.Message.ID)
 		}
 		require.Less(w, time.Since(began), 10*time.Second)
-		settle(10 * time.Second)
-		require.Equal(w, []string{"a b", "c"}, got.all())
-		settle(time.Minute)
-		require.Len(w, got.all(), 2, "the filtered are settled")
+		world.Settle(10 * time.Second)
+		require.Equal(w, []string{"a b", "c"}, got.All())
+		world.Settle(time.Minute)
+		require.Len(w, got.All(), 2, "the filtered are settled")
 	})
 }
 
 func deletedID(m *bus.Message) string {
 	switch e := m.Value.(type) {
-	case userDeleted:
+	case world.UserDeleted:
 		return string(e.ID)
-	case *userDeleted:
+	case *world.UserDeleted:
 		return string(e.ID)
 	}
 	return ""
 }
 
 func TestMiddlewareAroundABatch(t *testing.T) {
-	everywhere(t, func(w *world) {
-		tr := w.open()
-		seen := newRecord[*bus.Message]()
-		outcome := newRecord[error]()
-		b := w.busOn(tr, bus.Config{Receiving: []bus.Middleware{func(next bus.Func) bus.Func {
+	world.Everywhere(t, func(w *world.World) {
+		tr := w.Open()
+		seen := world.NewRecord[*bus.Message]()
+		outcome := world.NewRecord[error]()
+		b := w.BusOn(tr, bus.Config{Receiving: []bus.Middleware{func(next bus.Func) bus.Func {
 			return func(ctx context.Context, m *bus.Message) (any, error) {
-				seen.add(m)
+				seen.Add(m)
 				v, err := next(ctx, m)
-				outcome.add(err)
+				outcome.Add(err)
 				return v, err
 			}
 		}}})
-		runs := listenBatch(w, b, func(_ context.Context, events []userCreated) error {
+		runs := listenBatch(w, b, func(_ context.Context, events []world.UserCreated) error {
 			if len(events) == 2 {
-				return bus.ItemErrors{1: errOops}
+				return bus.ItemErrors{1: world.ErrOops}
 			}
 			return bus.ItemErrors{}
 		}, bus.WithBatchSize(4), thrice, bus.WithMiddleware(func(next bus.Func) bus.Func {
@@ -400,46 +401,46 @@ func TestMiddlewareAroundABatch(t *testing.T) {
 			}
 		}))
 		for _, id := range []string{"refused", "a", "skipped", "b"} {
-			require.NoError(w, bus.Publish(w.Context(), b, userCreated{ID: userID(id)}, bus.WithID(id)))
+			require.NoError(w, bus.Publish(w.Context(), b, world.UserCreated{ID: world.UserID(id)}, bus.WithID(id)))
 		}
-		settle(time.Minute)
-		require.Equal(w, []string{"a b", "b#2"}, batches(runs.all()), "what the middleware took out did not run")
-		m := seen.all()[0]
-		require.Equal(w, []userCreated{{ID: "refused"}, {ID: "a"}, {ID: "skipped"}, {ID: "b"}}, m.Value)
+		world.Settle(time.Minute)
+		require.Equal(w, []string{"a b", "b#2"}, batches(runs.All()), "what the middleware took out did not run")
+		m := seen.All()[0]
+		require.Equal(w, []world.UserCreated{{ID: "refused"}, {ID: "a"}, {ID: "skipped"}, {ID: "b"}}, m.Value)
 		require.Equal(w, []any{bus.KindEvent, "user.created", "svc", "default", 1}, []any{m.Kind, m.Name, m.Group, m.Handler, m.Attempt})
 		require.Len(w, m.Events, 4)
 		require.NotContains(w, []string{"refused", "a", "skipped", "b", ""}, m.ID)
-		require.NotEqual(w, m.ID, seen.all()[1].ID)
-		require.Equal(w, 2, seen.all()[1].Attempt)
-		require.Equal(w, bus.ItemErrors{1: errOops}, outcome.all()[0])
-		require.NoError(w, outcome.all()[1], "no item has failed: a success")
-		d := w.deadLetters(tr, 1)[0]
+		require.NotEqual(w, m.ID, seen.All()[1].ID)
+		require.Equal(w, 2, seen.All()[1].Attempt)
+		require.Equal(w, bus.ItemErrors{1: world.ErrOops}, outcome.All()[0])
+		require.NoError(w, outcome.All()[1], "no item has failed: a success")
+		d := w.DeadLetters(tr, 1)[0]
 		require.Equal(w, []string{"refused", "not welcome"}, []string{d.Message.ID, d.Error})
 	})
 }
 
 func TestStockMiddlewareAroundABatch(t *testing.T) {
-	everywhere(t, func(w *world) {
-		tr := w.open()
-		b := w.busOn(tr, bus.Config{Receiving: []bus.Middleware{
+	world.Everywhere(t, func(w *world.World) {
+		tr := w.Open()
+		b := w.BusOn(tr, bus.Config{Receiving: []bus.Middleware{
 			middleware.RequireSession(), middleware.Limit(1), middleware.Deduplicate(time.Minute), middleware.Timeout(time.Minute),
 		}})
 		runs := listenBatch(w, b, nil, bus.WithBatchSize(5), bus.WithMiddleware(
-			middleware.ValidateType(func(_ context.Context, e userCreated) error {
+			middleware.ValidateType(func(_ context.Context, e world.UserCreated) error {
 				if e.ID == "bad" {
-					return errOops
+					return world.ErrOops
 				}
 				return nil
 			})))
-		one, two := w.session(b, "one"), w.session(b, "two")
+		one, two := w.Session(b, "one"), w.Session(b, "two")
 		publishIDs(w, one, "a")
 		publishIDs(w, two, "bad", "b")
 		publishIDs(w, b, "homeless")
 		publishIDs(w, two, "c")
-		settle(time.Minute)
-		require.Equal(w, []string{"a b c"}, batches(runs.all()))
+		world.Settle(time.Minute)
+		require.Equal(w, []string{"a b c"}, batches(runs.All()))
 		var dead []string
-		for _, d := range w.deadLetters(tr, 2) {
+		for _, d := range w.DeadLetters(tr, 2) {
 			require.Equal(w, "invalid", d.Code)
 			dead = append(dead, string(eventOf(w, d).ID))
 		}
@@ -449,26 +450,26 @@ func TestStockMiddlewareAroundABatch(t *testing.T) {
 }
 
 func TestObserversSeeEachEventOfABatch(t *testing.T) {
-	everywhere(t, func(w *world) {
-		tr := w.open()
-		b, told := w.observed(tr, bus.Config{})
-		listenBatch(w, b, func(ctx context.Context, events []userCreated) error {
+	world.Everywhere(t, func(w *world.World) {
+		tr := w.Open()
+		b, told := w.Observed(tr, bus.Config{})
+		listenBatch(w, b, func(ctx context.Context, events []world.UserCreated) error {
 			time.Sleep(3 * time.Second)
 			if len(events) == 3 {
-				return bus.ItemErrors{0: bus.Permanent(errOops), 2: bus.RetryAfter(20*time.Second, errOops)}
+				return bus.ItemErrors{0: bus.Permanent(world.ErrOops), 2: bus.RetryAfter(20*time.Second, world.ErrOops)}
 			}
 			return nil
 		}, bus.WithBatchSize(3))
 		publishIDs(w, b, "a", "b", "c")
-		settle(time.Minute)
+		world.Settle(time.Minute)
 		var lines []string
-		for _, r := range told.all() {
+		for _, r := range told.All() {
 			if r.Stage != bus.StageSent {
-				e, ok := r.Value().(userCreated)
+				e, ok := r.Value().(world.UserCreated)
 				if !ok {
-					e = *r.Value().(*userCreated)
+					e = *r.Value().(*world.UserCreated)
 				}
-				lines = append(lines, string(e.ID)+" "+steps([]bus.Record{r})[0])
+				lines = append(lines, string(e.ID)+" "+world.Steps([]bus.Record{r})[0])
 			}
 		}
 		slices.Sort(lines)
@@ -480,6 +481,6 @@ func TestObserversSeeEachEventOfABatch(t *testing.T) {
 			"c handled user.created svc/default 2 ran 3s",
 			"c retrying user.created svc/default 1 in 20s failed",
 		}, lines)
-		w.deadLetters(tr, 1)
+		w.DeadLetters(tr, 1)
 	})
 }

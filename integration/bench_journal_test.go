@@ -7,6 +7,7 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"github.com/jitney-bus/jitney/bus"
+	"github.com/jitney-bus/jitney/integration/internal/world"
 	"github.com/jitney-bus/jitney/transport/memory"
 )
 
@@ -55,7 +56,7 @@ func BenchmarkJournal(b *testing.B) {
 			b.ReportAllocs()
 			began := cpuTime()
 			for b.Loop() {
-				if err := bus.Publish(ctx, m, userCreated{ID: "1"}); err != nil {
+				if err := bus.Publish(ctx, m, world.UserCreated{ID: "1"}); err != nil {
 					b.Fatal(err)
 				}
 			}
@@ -69,7 +70,7 @@ func BenchmarkJournalQuery(b *testing.B) {
 	require.NoError(b, err)
 	b.Cleanup(func() { require.NoError(b, m.Close(context.Background())) })
 	for range 1000 {
-		require.NoError(b, bus.Publish(b.Context(), m, userCreated{}))
+		require.NoError(b, bus.Publish(b.Context(), m, world.UserCreated{}))
 	}
 	for name, q := range map[string]bus.JournalQuery{"all": {}, "none": {ID: "unknown"}} {
 		b.Run(name, func(b *testing.B) {

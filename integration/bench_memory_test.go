@@ -10,6 +10,7 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"github.com/jitney-bus/jitney/bus"
+	"github.com/jitney-bus/jitney/integration/internal/world"
 	"github.com/jitney-bus/jitney/resilience"
 	"github.com/jitney-bus/jitney/transport/memory"
 )
@@ -127,7 +128,7 @@ func BenchmarkMemoryPublish(b *testing.B) {
 			}
 		}()
 		for b.Loop() {
-			c <- userCreated{ID: "1"}
+			c <- world.UserCreated{ID: "1"}
 		}
 		close(c)
 		<-done
@@ -138,7 +139,7 @@ func BenchmarkMemoryPublish(b *testing.B) {
 			m := memoryBus(b)
 			var n atomic.Int64
 			for i := range listeners {
-				_, err := bus.Subscribe(b.Context(), m, func(context.Context, userCreated) error {
+				_, err := bus.Subscribe(b.Context(), m, func(context.Context, world.UserCreated) error {
 					n.Add(1)
 					return nil
 				}, bus.WithGroup("g"+string(rune('a'+i))))
@@ -147,7 +148,7 @@ func BenchmarkMemoryPublish(b *testing.B) {
 			ctx := context.Background()
 			sent := 0
 			for b.Loop() {
-				if err := bus.Publish(ctx, m, userCreated{ID: "1"}); err != nil {
+				if err := bus.Publish(ctx, m, world.UserCreated{ID: "1"}); err != nil {
 					b.Fatal(err)
 				}
 				sent++

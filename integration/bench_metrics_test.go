@@ -8,6 +8,7 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"github.com/jitney-bus/jitney/bus"
+	"github.com/jitney-bus/jitney/integration/internal/world"
 	"github.com/jitney-bus/jitney/metrics"
 )
 
@@ -39,11 +40,11 @@ func BenchmarkMemoryMetrics(b *testing.B) {
 			b.ReportAllocs()
 			m := measured(b)
 			var n atomic.Int64
-			_, err := bus.Subscribe(b.Context(), m, func(context.Context, userCreated) error { n.Add(1); return nil })
+			_, err := bus.Subscribe(b.Context(), m, func(context.Context, world.UserCreated) error { n.Add(1); return nil })
 			require.NoError(b, err)
 			ctx, sent := context.Background(), int64(0)
 			for b.Loop() {
-				if err := bus.Publish(ctx, m, userCreated{ID: "1"}); err != nil {
+				if err := bus.Publish(ctx, m, world.UserCreated{ID: "1"}); err != nil {
 					b.Fatal(err)
 				}
 				sent++

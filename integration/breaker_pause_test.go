@@ -11,6 +11,7 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"github.com/jitney-bus/jitney/bus"
+	"github.com/jitney-bus/jitney/integration/internal/world"
 	"github.com/jitney-bus/jitney/resilience"
 	"github.com/jitney-bus/jitney/transport"
 )
@@ -18,32 +19,32 @@ import (
 // What was fetched, and waits for a handler's turn when the circuit opens, goes back
 // without an attempt.
 func TestWhatHasNotBegunWhenTheCircuitOpensGoesBack(t *testing.T) {
-	everywhere(t, func(w *world) {
-		b := w.bus(bus.Config{EventBreaker: &resilience.Breaker{}})
+	world.Everywhere(t, func(w *world.World) {
+		b := w.Bus(bus.Config{EventBreaker: &resilience.Breaker{}})
 		f := newFlaky()
 		f.takes.Store(int64(time.Second))
-		second := newRecord[userID]()
+		second := world.NewRecord[world.UserID]()
 		_, err := bus.Subscribe(w.Context(), b, f.handle, bus.WithName("one-at-a-time"), bus.WithPriority(bus.PriorityHigh),
 			bus.WithConcurrency(1), slowRetries)
 		require.NoError(w, err)
-		_, err = bus.Subscribe(w.Context(), b, func(_ context.Context, e userCreated) error { second.add(e.ID); return nil },
+		_, err = bus.Subscribe(w.Context(), b, func(_ context.Context, e world.UserCreated) error { second.Add(e.ID); return nil },
 			bus.WithName("second"), bus.WithConcurrency(10))
 		require.NoError(w, err)
-		w.publish(b, 1, 10)
-		settle(20 * time.Second)
-		require.Equal(w, resilience.BreakerOpen, w.breaker(b).State)
-		require.Len(w, f.runs.all(), 5)
-		require.Len(w, second.all(), 5, "what has begun goes on")
+		publishUsers(w, b, 1, 10)
+		world.Settle(20 * time.Second)
+		require.Equal(w, resilience.BreakerOpen, breaker(w, b).State)
+		require.Len(w, f.runs.All(), 5)
+		require.Len(w, second.All(), 5, "what has begun goes on")
 
 		f.healthy.Store(true)
-		for id, n := range w.once(f.done.wait(w, 10), 1, 10) {
+		for id, n := range once(w, f.done.Wait(w, 10), 1, 10) {
 			if n != 1 {
-				require.Contains(w, f.runs.all(), attempt{id, 1}, "an attempt was lost")
+				require.Contains(w, f.runs.All(), attempt{id, 1}, "an attempt was lost")
 			}
 		}
-		require.Len(w, f.runs.all(), 15)
+		require.Len(w, f.runs.All(), 15)
 		w.Wait()
-		require.Len(w, second.all(), 10)
+		require.Len(w, second.All(), 10)
 	})
 }
 
@@ -99,19 +100,19 @@ func (s *watchedSource) Close(ctx context.Context) error {
 }
 
 func TestPausedGroupHasNoSourceAndProbesWithASmallOne(t *testing.T) {
-	everywhere(t, func(w *world) {
-		tr := &watched{Transport: w.open()}
-		b := w.busOn(tr, bus.Config{EventBreaker: &resilience.Breaker{FailureThreshold: 1, SuccessThreshold: 2}})
+	world.Everywhere(t, func(w *world.World) {
+		tr := &watched{Transport: w.Open()}
+		b := w.BusOn(tr, bus.Config{EventBreaker: &resilience.Breaker{FailureThreshold: 1, SuccessThreshold: 2}})
 		f := newFlaky()
 		_, err := bus.Subscribe(w.Context(), b, f.handle, bus.WithConcurrency(5), slowRetries)
 		require.NoError(w, err)
-		w.publish(b, 1, 1)
-		settle(5 * time.Second)
+		publishUsers(w, b, 1, 1)
+		world.Settle(5 * time.Second)
 		require.Zero(w, tr.open.Load())
 		f.healthy.Store(true)
-		w.publish(b, 2, 5)
-		f.done.wait(w, 5)
-		settle(5 * time.Second)
+		publishUsers(w, b, 2, 5)
+		f.done.Wait(w, 5)
+		world.Settle(5 * time.Second)
 		require.EqualValues(w, 1, tr.open.Load())
 		require.Equal(w, []int{10, 1, 10}, tr.prefetch)
 	})
@@ -120,56 +121,56 @@ func TestPausedGroupHasNoSourceAndProbesWithASmallOne(t *testing.T) {
 // The transport may take long to close the source of a group that pauses. Nothing
 // goes back and forth meanwhile.
 func TestPausingDoesNotSpinWhileTheSourceCloses(t *testing.T) {
-	everywhere(t, func(w *world) {
-		tr := &watched{Transport: w.open(), closing: 20 * time.Second}
-		b := w.busOn(tr, bus.Config{EventBreaker: &resilience.Breaker{Recovery: time.Hour}})
+	world.Everywhere(t, func(w *world.World) {
+		tr := &watched{Transport: w.Open(), closing: 20 * time.Second}
+		b := w.BusOn(tr, bus.Config{EventBreaker: &resilience.Breaker{Recovery: time.Hour}})
 		f := newFlaky()
 		_, err := bus.Subscribe(w.Context(), b, f.handle, bus.WithConcurrency(1), slowRetries)
 		require.NoError(w, err)
-		w.publish(b, 1, 50)
-		settle(15 * time.Second)
-		require.Len(w, f.runs.all(), 5)
+		publishUsers(w, b, 1, 50)
+		world.Settle(15 * time.Second)
+		require.Len(w, f.runs.All(), 5)
 		require.LessOrEqual(w, tr.handed.Load(), int64(5+8), "those whose workers were waiting already")
 	})
 }
 
 // A harness waits for the events of a group that only pauses.
 func TestHarnessWaitsForAPausedGroup(t *testing.T) {
-	everywhere(t, func(w *world) {
-		b := w.bus(bus.Config{EventBreaker: &resilience.Breaker{}})
+	world.Everywhere(t, func(w *world.World) {
+		b := w.Bus(bus.Config{EventBreaker: &resilience.Breaker{}})
 		f := newFlaky()
 		_, err := bus.Subscribe(w.Context(), b, f.handle, slowRetries, bus.WithConcurrency(1))
 		require.NoError(w, err)
-		w.publish(b, 1, 20)
+		publishUsers(w, b, 1, 20)
 		time.AfterFunc(30*time.Second, func() { f.healthy.Store(true) })
 		w.Wait()
-		w.once(f.done.all(), 1, 20)
+		once(w, f.done.All(), 1, 20)
 	})
 }
 
 // Several processes of a group whose dependency comes and goes lose nothing and use
 // up no more attempts than their handlers have failed.
 func TestFlappingGroupLosesNothing(t *testing.T) {
-	everywhere(t, func(w *world) {
+	world.Everywhere(t, func(w *world.World) {
 		policy := resilience.Breaker{FailureThreshold: 3, Recovery: 5 * time.Second, SuccessThreshold: 2}
 		const events = 300
 		var healthy atomic.Bool
-		runs, done := newRecord[attempt](), newRecord[attempt]()
-		publisher := w.bus(bus.Config{Service: "publisher"})
+		runs, done := world.NewRecord[attempt](), world.NewRecord[attempt]()
+		publisher := w.Bus(bus.Config{Service: "publisher"})
 		var buses []*bus.Bus
 		for range 3 {
-			b := w.bus(bus.Config{EventBreaker: &policy})
+			b := w.Bus(bus.Config{EventBreaker: &policy})
 			buses = append(buses, b)
-			_, err := bus.Subscribe(w.Context(), b, func(context.Context, userCreated) error { return nil }, bus.WithName("good"))
+			_, err := bus.Subscribe(w.Context(), b, func(context.Context, world.UserCreated) error { return nil }, bus.WithName("good"))
 			require.NoError(w, err)
-			_, err = bus.Subscribe(w.Context(), b, func(ctx context.Context, e userCreated) error {
+			_, err = bus.Subscribe(w.Context(), b, func(ctx context.Context, e world.UserCreated) error {
 				m, _ := bus.MetaFrom(ctx)
-				runs.add(attempt{e.ID, m.Attempt})
+				runs.Add(attempt{e.ID, m.Attempt})
 				time.Sleep(rand.N(200 * time.Millisecond))
 				if !healthy.Load() {
-					return errOops
+					return world.ErrOops
 				}
-				done.add(attempt{e.ID, m.Attempt})
+				done.Add(attempt{e.ID, m.Attempt})
 				return nil
 			}, bus.WithName("flaky"), bus.WithRetry(resilience.Retry{MaxRetries: 1000, Initial: time.Second, Max: 8 * time.Second}))
 			require.NoError(w, err)
@@ -189,21 +190,21 @@ func TestFlappingGroupLosesNothing(t *testing.T) {
 			}
 		}()
 		for i := range events {
-			w.publish(publisher, i, i)
-			settle(rand.N(200 * time.Millisecond))
+			publishUsers(w, publisher, i, i)
+			world.Settle(rand.N(200 * time.Millisecond))
 		}
 		close(stop)
 		<-flapping
-		attempts := w.once(done.wait(w, events), 0, events-1)
+		attempts := once(w, done.Wait(w, events), 0, events-1)
 		w.Wait()
-		require.Len(w, done.all(), events)
+		require.Len(w, done.All(), events)
 		var opened int64
 		for _, b := range buses {
-			opened += w.breaker(b).Opened
+			opened += breaker(w, b).Opened
 		}
 		require.Positive(w, opened, "otherwise this tests nothing")
-		ran := map[userID]int{}
-		for _, a := range runs.all() {
+		ran := map[world.UserID]int{}
+		for _, a := range runs.All() {
 			ran[a.id]++
 		}
 		for id, n := range attempts {

@@ -9,6 +9,7 @@ import (
 
 	"github.com/jitney-bus/jitney/bus"
 	"github.com/jitney-bus/jitney/bus/bustest"
+	"github.com/jitney-bus/jitney/integration/internal/world"
 	"github.com/jitney-bus/jitney/transport"
 )
 
@@ -17,8 +18,8 @@ func TestScriptFailsHandlings(t *testing.T) {
 		listen(t, h.Bus, ok[orderPlaced], bus.WithGroup("a"))
 		listen(t, h.Bus, ok[orderPlaced], bus.WithGroup("b"))
 		require.NoError(t, bus.Handle(t.Context(), h.Bus, func(ctx context.Context, c placeOrder) (string, error) { return c.ID, nil }))
-		bustest.On[orderPlaced](h).Nth(2).InGroup("a").Fail(errOops)
-		bustest.On[placeOrder](h).Where(func(c placeOrder) bool { return c.ID == "bad" }).Each().Fail(errOops)
+		bustest.On[orderPlaced](h).Nth(2).InGroup("a").Fail(world.ErrOops)
+		bustest.On[placeOrder](h).Where(func(c placeOrder) bool { return c.ID == "bad" }).Each().Fail(world.ErrOops)
 		publish(t, h.Bus, orderPlaced{ID: "1"})
 		h.Wait()
 		publish(t, h.Bus, orderPlaced{ID: "2"})
@@ -44,8 +45,8 @@ func TestScriptedFailuresAreMeant(t *testing.T) {
 		})
 		listen(t, h.Bus, ok[orderPlaced])
 		require.NoError(t, bus.Handle(t.Context(), h.Bus, func(ctx context.Context, c placeOrder) (string, error) { return c.ID, nil }))
-		bustest.On[orderPlaced](h).Each().Fail(bus.Permanent(errOops))
-		bustest.On[placeOrder](h).Fail(errOops)
+		bustest.On[orderPlaced](h).Each().Fail(bus.Permanent(world.ErrOops))
+		bustest.On[placeOrder](h).Fail(world.ErrOops)
 		publish(t, h.Bus, orderPlaced{})
 		publish(t, h.Bus, orderCharged{}) // fails with what it executes
 		h.Wait()
@@ -74,10 +75,10 @@ func TestScriptDuplicates(t *testing.T) {
 
 // A duplicate that has to be retried comes again with the event's id too.
 func TestScriptDuplicateIsRetried(t *testing.T) {
-	everywhereEncoded(t, func(t *testing.T, h *bustest.Harness) {
+	world.EverywhereEncoded(t, func(t *testing.T, h *bustest.Harness) {
 		listen(t, h.Bus, func(ctx context.Context, _ orderPlaced) error {
 			if m, _ := bus.MetaFrom(ctx); m.Attempt == 1 {
-				return bus.RetryAfter(time.Hour, errOops)
+				return bus.RetryAfter(time.Hour, world.ErrOops)
 			}
 			return nil
 		})
@@ -92,7 +93,7 @@ func TestScriptDuplicateIsRetried(t *testing.T) {
 
 // An acknowledgement that is lost brings the event again after AckWait.
 func TestScriptDropsAcks(t *testing.T) {
-	everywhereEncoded(t, func(t *testing.T, h *bustest.Harness) {
+	world.EverywhereEncoded(t, func(t *testing.T, h *bustest.Harness) {
 		listen(t, h.Bus, ok[orderPlaced])
 		listen(t, h.Bus, ok[orderPlaced], bus.WithGroup("other"))
 		listen(t, h.Bus, ok[orderPlaced], bus.WithPrivate())
@@ -111,7 +112,7 @@ func TestScriptDropsAcks(t *testing.T) {
 }
 
 func TestScriptDelaysAndFailsPublishes(t *testing.T) {
-	everywhereEncoded(t, func(t *testing.T, h *bustest.Harness) {
+	world.EverywhereEncoded(t, func(t *testing.T, h *bustest.Harness) {
 		listen(t, h.Bus, ok[orderPlaced])
 		bustest.On[orderPlaced](h).DelayPublish(3 * time.Second)
 		bustest.On[orderPlaced](h).Nth(2).FailPublish(transport.ErrUnavailable)
@@ -131,7 +132,7 @@ func TestScriptDelaysAndFailsPublishes(t *testing.T) {
 
 // Of a batch only the event fails that a script is about.
 func TestScriptFailsOneOfABatch(t *testing.T) {
-	everywhereEncoded(t, func(t *testing.T, h *bustest.Harness) {
+	world.EverywhereEncoded(t, func(t *testing.T, h *bustest.Harness) {
 		var sizes []int
 		_, err := bus.SubscribeBatch(t.Context(), h.Bus, func(ctx context.Context, es []orderPlaced) error {
 			sizes = append(sizes, len(es))
@@ -143,7 +144,7 @@ func TestScriptFailsOneOfABatch(t *testing.T) {
 			return nil
 		})
 		require.NoError(t, err)
-		bustest.On[orderPlaced](h).Nth(2).Fail(errOops)
+		bustest.On[orderPlaced](h).Nth(2).Fail(world.ErrOops)
 		for _, id := range []string{"1", "2", "3"} {
 			publish(t, h.Bus, orderPlaced{ID: id})
 		}

@@ -11,6 +11,7 @@ import (
 	"github.com/jitney-bus/jitney/bus"
 	"github.com/jitney-bus/jitney/bus/bustest"
 	"github.com/jitney-bus/jitney/bus/bustest/natstest"
+	"github.com/jitney-bus/jitney/integration/internal/world"
 	"github.com/jitney-bus/jitney/resilience"
 )
 
@@ -38,7 +39,7 @@ func (orderCharged) MessageName() string { return "order.charged" }
 func kits(t *testing.T, f func(t *testing.T, h *bustest.Harness), opts ...bustest.Option) {
 	t.Run("memory", func(t *testing.T) { f(t, bustest.New(t, opts...)) })
 	t.Run("nats", func(t *testing.T) { f(t, natstest.New(t, opts...)) })
-	t.Run("fake time", func(t *testing.T) { everywhereEncoded(t, f, opts...) })
+	t.Run("fake time", func(t *testing.T) { world.EverywhereEncoded(t, f, opts...) })
 }
 
 func listen[E any](t *testing.T, s bus.Scope, f func(context.Context, E) error, opts ...bus.SubscribeOption) *bus.Subscription {
@@ -75,7 +76,7 @@ func TestKitWaitsForTheWholeChain(t *testing.T) {
 		}))
 		listen(t, shop, func(ctx context.Context, e orderPlaced) error {
 			if m, _ := bus.MetaFrom(ctx); m.Attempt < 3 {
-				return errOops
+				return world.ErrOops
 			}
 			return bus.Publish(ctx, shop, orderCharged(e))
 		})
@@ -95,7 +96,7 @@ func TestKitWaitsForTheWholeChain(t *testing.T) {
 		bustest.Failed[orderPlaced](h).Where(func(e orderPlaced) bool { return e.ID == "o-1" }).InGroup("shop").Count(2)
 		failed := bustest.Failed[orderPlaced](h).WhereMeta(func(m bus.Meta) bool { return m.Attempt == 2 }).All()
 		require.NotEmpty(t, failed)
-		require.ErrorIs(t, failed[0].Err, errOops)
+		require.ErrorIs(t, failed[0].Err, world.ErrOops)
 		require.Equal(t, "default", failed[0].Meta.Handler)
 		bustest.Failed[orderPlaced](h).Allow()
 		done := bustest.Handled[orderCharged](h).ByHandler("default").Where(func(e orderCharged) bool { return e.ID == "o-1" }).One()
@@ -109,7 +110,7 @@ func TestKitWaitsForTheWholeChain(t *testing.T) {
 
 // Waiting for nothing takes no time, whatever is not to be waited for.
 func TestKitNegativeAnswersTakeNoTime(t *testing.T) {
-	everywhereEncoded(t, func(t *testing.T, h *bustest.Harness) {
+	world.EverywhereEncoded(t, func(t *testing.T, h *bustest.Harness) {
 		unread := listen(t, h.Bus, ok[orderCharged], bus.WithGroup("unread"))
 		listen(t, h.Bus, ok[orderPlaced])
 		require.NoError(t, unread.Close(t.Context()))
@@ -164,11 +165,11 @@ func TestKitWaitsForRetries(t *testing.T) {
 		"beside another one": {[]bus.SubscribeOption{bus.WithName("fails")}, 10 * time.Second},
 	} {
 		t.Run(what, func(t *testing.T) {
-			everywhereEncoded(t, func(t *testing.T, h *bustest.Harness) {
+			world.EverywhereEncoded(t, func(t *testing.T, h *bustest.Harness) {
 				began := time.Now()
 				listen(t, h.Bus, func(ctx context.Context, _ orderPlaced) error {
 					if m, _ := bus.MetaFrom(ctx); m.Attempt == 1 {
-						return bus.RetryAfter(c.delay, errOops)
+						return bus.RetryAfter(c.delay, world.ErrOops)
 					}
 					return nil
 				}, c.opts...)
@@ -187,7 +188,7 @@ func TestKitWaitsForRetries(t *testing.T) {
 
 // An event that is published again with its id is stored once, for two minutes.
 func TestKitCountsDuplicatesOnce(t *testing.T) {
-	everywhereEncoded(t, func(t *testing.T, h *bustest.Harness) {
+	world.EverywhereEncoded(t, func(t *testing.T, h *bustest.Harness) {
 		listen(t, h.Bus, ok[orderPlaced])
 		for range 3 {
 			publish(t, h.Bus, orderPlaced{}, bus.WithID("x"))

@@ -14,6 +14,7 @@ import (
 	"github.com/jitney-bus/jitney/bus"
 	"github.com/jitney-bus/jitney/bus/filter"
 	"github.com/jitney-bus/jitney/bus/middleware"
+	"github.com/jitney-bus/jitney/integration/internal/world"
 	"github.com/jitney-bus/jitney/resilience"
 	"github.com/jitney-bus/jitney/transport"
 	"github.com/jitney-bus/jitney/transport/memory"
@@ -31,7 +32,7 @@ func (*guard) wrap(next bus.Func) bus.Func { return next }
 func ignore[E any](context.Context, E) error { return nil }
 
 // places are the subjects of a handler where there are any.
-func (w *world) places(subjects ...string) []string {
+func places(w *world.World, subjects ...string) []string {
 	if strings.Contains(w.Name(), "/memory") {
 		return nil
 	}
@@ -39,9 +40,9 @@ func (w *world) places(subjects ...string) []string {
 }
 
 func TestDescribe(t *testing.T) {
-	everywhere(t, func(w *world) {
+	world.Everywhere(t, func(w *world.World) {
 		const policy = "3 retries after 100ms, doubling up to 10s, full jitter"
-		b := w.bare(w.open(), bus.Config{
+		b := w.Bare(w.Open(), bus.Config{
 			Sending:       []bus.Middleware{tenant("a"), middleware.RequireSession()},
 			Receiving:     []bus.Middleware{middleware.Recover(), auditing},
 			PublishFilter: filter.Names("user.created"),
@@ -50,10 +51,10 @@ func TestDescribe(t *testing.T) {
 		require.Empty(w, b.Describe().Handlers)
 		require.NotNil(w, b.Describe().Handlers, "as JSON it is an empty list")
 
-		require.NoError(w, bus.Handle(w.Context(), b, create, bus.WithConcurrency(3),
+		require.NoError(w, bus.Handle(w.Context(), b, world.Create, bus.WithConcurrency(3),
 			bus.WithMiddleware(middleware.Timeout(time.Second), new(guard).wrap), bus.WithMiddleware(tenant("b"))))
 		subscribe := func(s bus.Scope, opts ...bus.SubscribeOption) *bus.Subscription {
-			sub, err := bus.Subscribe(w.Context(), s, ignore[userCreated], opts...)
+			sub, err := bus.Subscribe(w.Context(), s, ignore[world.UserCreated], opts...)
 			require.NoError(w, err)
 			return sub
 		}
@@ -65,14 +66,14 @@ func TestDescribe(t *testing.T) {
 		require.NoError(w, closed.Close(w.Context()))
 		subscribe(b, bus.WithPrivate(), bus.WithConcurrency(1))
 		subscribe(b, bus.WithPrivate(), bus.WithConcurrency(2), bus.WithFilter(filter.Sessions("a/1", "b")))
-		_, err := bus.SubscribeBatch(w.Context(), b, ignore[[]*userCreated], bus.WithGroup("search"), bus.WithBatchSize(7),
+		_, err := bus.SubscribeBatch(w.Context(), b, ignore[[]*world.UserCreated], bus.WithGroup("search"), bus.WithBatchSize(7),
 			bus.WithBatchBytes(1500), bus.WithLinger(time.Second))
 		require.NoError(w, err)
-		_, err = bus.Subscribe(w.Context(), b, ignore[*userDeleted])
+		_, err = bus.Subscribe(w.Context(), b, ignore[*world.UserDeleted])
 		require.NoError(w, err)
 		s, err := b.Session(w.Context(), "job/1")
 		require.NoError(w, err)
-		require.NoError(w, bus.Handle(w.Context(), s, create))
+		require.NoError(w, bus.Handle(w.Context(), s, world.Create))
 		subscribe(s)
 		subscribe(s, bus.WithName("named"))
 
@@ -80,14 +81,14 @@ func TestDescribe(t *testing.T) {
 		event := func(h bus.HandlerDescription) bus.HandlerDescription {
 			h.Kind, h.Chain = bus.KindEvent, all
 			if h.Name == "" {
-				h.Name, h.Type = "user.created", "integration_test.userCreated"
+				h.Name, h.Type = "user.created", "world.UserCreated"
 			}
 			if h.Retry == "" {
 				h.Retry = policy
 			}
 			return h
 		}
-		group := w.places("jitney.evt.*.user.created", "jitney.retry.svc.user.created")
+		group := places(w, "jitney.evt.*.user.created", "jitney.retry.svc.user.created")
 		d := b.Describe()
 		want := bus.Description{
 			Service: "svc", Retry: policy,
@@ -95,31 +96,31 @@ func TestDescribe(t *testing.T) {
 			PublishFilter: filter.Names("user.created").Name,
 			ReceiveFilter: filter.Not(filter.NotSessions("test")).Name,
 			Handlers: []bus.HandlerDescription{
-				{Kind: bus.KindCommand, Name: "user.create", Type: "integration_test.createUser", Handler: "svc", Concurrency: 3,
+				{Kind: bus.KindCommand, Name: "user.create", Type: "world.CreateUser", Handler: "svc", Concurrency: 3,
 					Chain: append(all, bus.Link{Name: "middleware.Timeout", Own: true},
 						bus.Link{Name: "integration_test.guard.wrap", Own: true}, bus.Link{Name: "integration_test.tenant", Own: true}),
-					Places: w.places("jitney.cmd._.user.create")},
-				{Kind: bus.KindCommand, Name: "user.create", Type: "integration_test.createUser", Handler: "svc", Concurrency: 64,
-					Session: "job/1", Chain: all, Places: w.places("jitney.cmd.job=2F1.user.create")},
+					Places: places(w, "jitney.cmd._.user.create")},
+				{Kind: bus.KindCommand, Name: "user.create", Type: "world.CreateUser", Handler: "svc", Concurrency: 64,
+					Session: "job/1", Chain: all, Places: places(w, "jitney.cmd.job=2F1.user.create")},
 				event(bus.HandlerDescription{Handler: "default", Private: true, Priority: 50, Concurrency: 1,
-					Places: w.places("jitney.live.*.user.created")}),
+					Places: places(w, "jitney.live.*.user.created")}),
 				event(bus.HandlerDescription{Handler: "default", Private: true, Priority: 50, Concurrency: 2,
 					Filters: []string{filter.Sessions("a/1", "b").Name},
-					Places:  w.places("jitney.live.a=2F1.user.created", "jitney.live.b.user.created")}),
+					Places:  places(w, "jitney.live.a=2F1.user.created", "jitney.live.b.user.created")}),
 				event(bus.HandlerDescription{Handler: "listener-1", Session: "job/1", Priority: 50, Concurrency: 16,
-					Places: w.places("jitney.live.job=2F1.user.created")}),
+					Places: places(w, "jitney.live.job=2F1.user.created")}),
 				event(bus.HandlerDescription{Handler: "named", Session: "job/1", Priority: 50, Concurrency: 16,
-					Places: w.places("jitney.live.job=2F1.user.created")}),
+					Places: places(w, "jitney.live.job=2F1.user.created")}),
 				event(bus.HandlerDescription{Handler: "default", Group: "search", Priority: 50, Concurrency: 1,
-					Name: "user.created", Type: "[]*integration_test.userCreated", Batch: "up to 7 events or 1500 bytes, or after 1s",
-					Places: w.places("jitney.evt.*.user.created", "jitney.retry.search.user.created")}),
+					Name: "user.created", Type: "[]*world.UserCreated", Batch: "up to 7 events or 1500 bytes, or after 1s",
+					Places: places(w, "jitney.evt.*.user.created", "jitney.retry.search.user.created")}),
 				event(bus.HandlerDescription{Handler: "also", Group: "svc", Priority: 900, Concurrency: 16, Places: group}),
 				event(bus.HandlerDescription{Handler: "z-first", Group: "svc", Priority: 900, Concurrency: 16, Places: group,
 					Retry: "no retries", Filters: []string{filter.Headers("Tenant").Name, "integration_test.TestDescribe"}}),
 				event(bus.HandlerDescription{Handler: "default", Group: "svc", Priority: 10, Concurrency: 16, Places: group}),
 				event(bus.HandlerDescription{Handler: "default", Group: "svc", Priority: 50, Concurrency: 16,
-					Name: "user.deleted", Type: "*integration_test.userDeleted",
-					Places: w.places("jitney.evt.*.user.deleted", "jitney.retry.svc.user.deleted")}),
+					Name: "user.deleted", Type: "*world.UserDeleted",
+					Places: places(w, "jitney.evt.*.user.deleted", "jitney.retry.svc.user.deleted")}),
 			},
 		}
 		require.Equal(w, want, d)
@@ -144,13 +145,13 @@ func TestDescribe(t *testing.T) {
 }
 
 func TestDescribeSortsBySession(t *testing.T) {
-	everywhere(t, func(w *world) {
-		b := w.bus(bus.Config{})
+	world.Everywhere(t, func(w *world.World) {
+		b := w.Bus(bus.Config{})
 		want := []string{"a", "b", "c", "d", "e", "f"}
 		for _, i := range []int{3, 0, 5, 1, 4, 2} {
 			s, err := b.Session(w.Context(), want[i])
 			require.NoError(w, err)
-			_, err = bus.Subscribe(w.Context(), s, ignore[userCreated])
+			_, err = bus.Subscribe(w.Context(), s, ignore[world.UserCreated])
 			require.NoError(w, err)
 		}
 		var got []string
@@ -163,12 +164,12 @@ func TestDescribeSortsBySession(t *testing.T) {
 
 // A handler is described from when it is live.
 func TestDescribeLeavesOutWhatIsNotThere(t *testing.T) {
-	everywhere(t, func(w *world) {
-		tr := newFaulty(w.open())
-		b := w.busOn(tr, bus.Config{})
+	world.Everywhere(t, func(w *world.World) {
+		tr := world.NewFaulty(w.Open())
+		b := w.BusOn(tr, bus.Config{})
 		asked := 0
 		for _, refused := range []error{transport.ErrInvalid, nil} {
-			tr.set(func(_ context.Context, op, _ string) error {
+			tr.Set(func(_ context.Context, op, _ string) error {
 				if op != "subscribe" && op != "serve" {
 					return nil
 				}
@@ -176,10 +177,10 @@ func TestDescribeLeavesOutWhatIsNotThere(t *testing.T) {
 				require.Empty(w, b.Describe().Handlers, op)
 				return refused
 			})
-			_, err := bus.Subscribe(w.Context(), b, ignore[userCreated])
+			_, err := bus.Subscribe(w.Context(), b, ignore[world.UserCreated])
 			require.Equal(w, refused == nil, err == nil)
 			if refused != nil {
-				require.Error(w, bus.Handle(w.Context(), b, create))
+				require.Error(w, bus.Handle(w.Context(), b, world.Create))
 			}
 		}
 		require.Equal(w, 3, asked)
@@ -190,21 +191,21 @@ func TestDescribeLeavesOutWhatIsNotThere(t *testing.T) {
 // Describing goes on beside registering, handling and closing, and keeps nothing
 // waiting.
 func TestDescribeUnderLoad(t *testing.T) {
-	everywhere(t, func(w *world) {
-		b := w.bus(bus.Config{Receiving: []bus.Middleware{auditing}})
-		blocked, release := newRecord[int](), make(chan struct{})
-		require.NoError(w, bus.HandleNone(w.Context(), b, func(context.Context, resetAll) error {
-			blocked.add(1)
+	world.Everywhere(t, func(w *world.World) {
+		b := w.Bus(bus.Config{Receiving: []bus.Middleware{auditing}})
+		blocked, release := world.NewRecord[int](), make(chan struct{})
+		require.NoError(w, bus.HandleNone(w.Context(), b, func(context.Context, world.ResetAll) error {
+			blocked.Add(1)
 			<-release
 			return nil
 		}))
 		var wg sync.WaitGroup
 		wg.Go(func() {
-			if err := bus.Do(w.Context(), b, resetAll{}); err != nil {
+			if err := bus.Do(w.Context(), b, world.ResetAll{}); err != nil {
 				w.Error(err)
 			}
 		})
-		blocked.wait(w, 1)
+		blocked.Wait(w, 1)
 		require.Len(w, b.Describe().Handlers, 1, "a handler that runs keeps nobody waiting")
 		stop := make(chan struct{})
 		var readers sync.WaitGroup
@@ -232,7 +233,7 @@ func TestDescribeUnderLoad(t *testing.T) {
 			wg.Go(func() {
 				name := fmt.Sprintf("l%d", i)
 				for range 5 {
-					sub, err := bus.Subscribe(w.Context(), b, ignore[userCreated], bus.WithName(name), bus.WithPriority(i))
+					sub, err := bus.Subscribe(w.Context(), b, ignore[world.UserCreated], bus.WithName(name), bus.WithPriority(i))
 					if err != nil {
 						w.Error(err)
 						return
@@ -242,9 +243,9 @@ func TestDescribeUnderLoad(t *testing.T) {
 						w.Error(err)
 						return
 					}
-					_, err = bus.Subscribe(w.Context(), s, ignore[userCreated])
+					_, err = bus.Subscribe(w.Context(), s, ignore[world.UserCreated])
 					if err == nil {
-						err = bus.Publish(w.Context(), s, userCreated{})
+						err = bus.Publish(w.Context(), s, world.UserCreated{})
 					}
 					if err == nil {
 						err = sub.Close(w.Context())
@@ -271,6 +272,6 @@ func TestDescribeWithoutPlaces(t *testing.T) {
 	require.NoError(t, err)
 	defer b.Close(context.Background())
 	require.Equal(t, "service    svc\nretry      3 retries after 100ms, doubling up to 10s, full jitter\nhandlers   none\n", b.Describe().String())
-	require.NoError(t, bus.Handle(context.Background(), b, create))
+	require.NoError(t, bus.Handle(context.Background(), b, world.Create))
 	require.NotContains(t, b.Describe().String(), "  at ")
 }

@@ -10,29 +10,30 @@ import (
 
 	"github.com/jitney-bus/jitney/bus"
 	"github.com/jitney-bus/jitney/eventlog"
+	"github.com/jitney-bus/jitney/integration/internal/world"
 )
 
 // The event log has every step of every message, and none of its body.
 func TestEventLog(t *testing.T) {
-	everywhere(t, func(w *world) {
-		got := newRecord[eventlog.Entry]()
-		l := eventlog.New(eventlog.Func(func(e eventlog.Entry) error { got.add(e); return nil }), eventlog.Config{})
-		b := w.bus(bus.Config{Retry: quick, Observers: []bus.Observer{l.Observe}})
+	world.Everywhere(t, func(w *world.World) {
+		got := world.NewRecord[eventlog.Entry]()
+		l := eventlog.New(eventlog.Func(func(e eventlog.Entry) error { got.Add(e); return nil }), eventlog.Config{})
+		b := w.Bus(bus.Config{Retry: quick, Observers: []bus.Observer{l.Observe}})
 		s, err := b.Session(w.Context(), "job")
 		require.NoError(w, err)
-		_, err = bus.Subscribe(w.Context(), b, func(context.Context, userCreated) error { time.Sleep(time.Second); return errOops }, bus.WithName("mail"))
+		_, err = bus.Subscribe(w.Context(), b, func(context.Context, world.UserCreated) error { time.Sleep(time.Second); return world.ErrOops }, bus.WithName("mail"))
 		require.NoError(w, err)
-		require.NoError(w, bus.Handle(w.Context(), b, func(context.Context, createUser) (userID, error) { panic(secret[:6]) }))
-		require.NoError(w, bus.Publish(w.Context(), s, userCreated{Note: secret}, bus.WithID("e1")))
-		_, err = bus.Execute(w.Context(), s, createUser{Name: secret}, bus.WithID("c1"))
+		require.NoError(w, bus.Handle(w.Context(), b, func(context.Context, world.CreateUser) (world.UserID, error) { panic(secret[:6]) }))
+		require.NoError(w, bus.Publish(w.Context(), s, world.UserCreated{Note: secret}, bus.WithID("e1")))
+		_, err = bus.Execute(w.Context(), s, world.CreateUser{Name: secret}, bus.WithID("c1"))
 		require.Error(w, err)
-		settle(time.Minute)
+		world.Settle(time.Minute)
 		require.NoError(w, b.Close(context.Background()))
 		require.NoError(w, l.Close(w.Context()))
 		require.Zero(w, l.Stats().Dropped+l.Stats().Failed)
 
 		steps := map[string][]string{}
-		for _, e := range got.all() {
+		for _, e := range got.All() {
 			text, err := json.Marshal(e)
 			require.NoError(w, err)
 			require.NotContains(w, string(text), secret)

@@ -10,15 +10,16 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"github.com/jitney-bus/jitney/bus"
+	"github.com/jitney-bus/jitney/integration/internal/world"
 	"github.com/jitney-bus/jitney/transport"
 )
 
 func TestCloseWhileSomethingIsBeingRegistered(t *testing.T) {
 	listen := func(b *bus.Bus, opts ...bus.SubscribeOption) error {
-		_, err := bus.Subscribe(context.Background(), b, func(context.Context, userCreated) error { return nil }, opts...)
+		_, err := bus.Subscribe(context.Background(), b, func(context.Context, world.UserCreated) error { return nil }, opts...)
 		return err
 	}
-	handle := func(b *bus.Bus) error { return bus.Handle(context.Background(), b, answering("late")) }
+	handle := func(b *bus.Bus) error { return bus.Handle(context.Background(), b, world.Answering("late")) }
 	for what, c := range map[string]struct {
 		op, prefix string
 		register   func(b *bus.Bus) error
@@ -31,42 +32,42 @@ func TestCloseWhileSomethingIsBeingRegistered(t *testing.T) {
 	} {
 		for _, patient := range []bool{true, false} {
 			t.Run(fmt.Sprintf("%s, patient %v", what, patient), func(t *testing.T) {
-				everywhere(t, func(w *world) {
-					tr := newFaulty(w.open())
-					b := w.busOn(tr, bus.Config{CloseTimeout: 3 * time.Second})
-					f, came, release := holding(c.op, c.prefix)
-					tr.set(f)
-					registered := newRecord[error]()
-					go func() { registered.add(c.register(b)) }()
+				world.Everywhere(t, func(w *world.World) {
+					tr := world.NewFaulty(w.Open())
+					b := w.BusOn(tr, bus.Config{CloseTimeout: 3 * time.Second})
+					f, came, release := world.Holding(c.op, c.prefix)
+					tr.Set(f)
+					registered := world.NewRecord[error]()
+					go func() { registered.Add(c.register(b)) }()
 					<-came
 					if patient { // what is being opened is there before Close gives up
-						go func() { settle(time.Second); close(release) }()
+						go func() { world.Settle(time.Second); close(release) }()
 						require.NoError(w, b.Close(w.Context()))
 					} else {
 						require.NoError(w, b.Close(w.Context()))
 						close(release)
 					}
-					err := registered.wait(w, 1)[0]
+					err := registered.Wait(w, 1)[0]
 					require.ErrorIs(w, err, bus.ErrClosed)
 					require.Equal(w, bus.CodeClosed, bus.CodeOf(err))
 
 					// It holds nothing: another process gets what is sent, and another
 					// service may own the command.
-					got := newRecord[userID]()
-					other := w.bus(bus.Config{Service: "svc"})
-					_, err = bus.Subscribe(w.Context(), other, func(_ context.Context, e userCreated) error { got.add(e.ID); return nil })
+					got := world.NewRecord[world.UserID]()
+					other := w.Bus(bus.Config{Service: "svc"})
+					_, err = bus.Subscribe(w.Context(), other, func(_ context.Context, e world.UserCreated) error { got.Add(e.ID); return nil })
 					require.NoError(w, err)
 					for i := range 10 {
-						require.NoError(w, bus.Publish(w.Context(), other, userCreated{ID: userID(fmt.Sprint(i))}))
+						require.NoError(w, bus.Publish(w.Context(), other, world.UserCreated{ID: world.UserID(fmt.Sprint(i))}))
 					}
-					got.wait(w, 10)
-					settle(time.Minute)
-					require.Len(w, got.all(), 10)
-					third := w.bus(bus.Config{Service: "third"})
-					require.NoError(w, bus.Handle(w.Context(), third, answering("third")))
-					id, err := bus.Execute(w.Context(), other, createUser{Name: "a"})
+					got.Wait(w, 10)
+					world.Settle(time.Minute)
+					require.Len(w, got.All(), 10)
+					third := w.Bus(bus.Config{Service: "third"})
+					require.NoError(w, bus.Handle(w.Context(), third, world.Answering("third")))
+					id, err := bus.Execute(w.Context(), other, world.CreateUser{Name: "a"})
 					require.NoError(w, err)
-					require.Equal(w, userID("third"), id)
+					require.Equal(w, world.UserID("third"), id)
 				})
 			})
 		}
@@ -74,72 +75,72 @@ func TestCloseWhileSomethingIsBeingRegistered(t *testing.T) {
 }
 
 func TestCloseFromAHandler(t *testing.T) {
-	everywhere(t, func(w *world) {
-		b := w.bus(bus.Config{})
-		ended := newRecord[error]()
+	world.Everywhere(t, func(w *world.World) {
+		b := w.Bus(bus.Config{})
+		ended := world.NewRecord[error]()
 		closing := func(ctx context.Context) {
 			ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), 2*time.Second)
 			defer cancel()
-			ended.add(b.Close(ctx))
+			ended.Add(b.Close(ctx))
 		}
-		_, err := bus.Subscribe(w.Context(), b, func(ctx context.Context, _ userCreated) error { closing(ctx); return nil })
+		_, err := bus.Subscribe(w.Context(), b, func(ctx context.Context, _ world.UserCreated) error { closing(ctx); return nil })
 		require.NoError(w, err)
 		began := time.Now()
-		require.NoError(w, bus.Publish(w.Context(), b, userCreated{}))
-		err = ended.wait(w, 1)[0]
+		require.NoError(w, bus.Publish(w.Context(), b, world.UserCreated{}))
+		err = ended.Wait(w, 1)[0]
 		require.Equal(w, bus.CodeTimeout, bus.CodeOf(err))
 		require.ErrorContains(w, err, "user.created/svc/default")
 		require.Less(w, time.Since(began), 5*time.Second)
 		require.Equal(w, err, b.Close(w.Context()), "every Close returns the first one's error")
 
-		b = w.bus(bus.Config{})
-		require.NoError(w, bus.Handle(w.Context(), b, func(ctx context.Context, c createUser) (userID, error) {
+		b = w.Bus(bus.Config{})
+		require.NoError(w, bus.Handle(w.Context(), b, func(ctx context.Context, c world.CreateUser) (world.UserID, error) {
 			closing(ctx)
 			return "closed", nil
 		}))
 		// Its caller gets the result or not, as the transport goes.
-		_, _ = bus.Execute(w.Context(), b, createUser{Name: "a"}, bus.WithTimeout(5*time.Second))
-		err = ended.wait(w, 2)[1]
+		_, _ = bus.Execute(w.Context(), b, world.CreateUser{Name: "a"}, bus.WithTimeout(5*time.Second))
+		err = ended.Wait(w, 2)[1]
 		require.Equal(w, bus.CodeTimeout, bus.CodeOf(err))
 		require.ErrorContains(w, err, "user.create")
 	})
 }
 
 func TestSubscriptionClosedFromItsHandler(t *testing.T) {
-	everywhere(t, func(w *world) {
-		b := w.bus(bus.Config{})
+	world.Everywhere(t, func(w *world.World) {
+		b := w.Bus(bus.Config{})
 		var sub *bus.Subscription
-		ended := newRecord[error]()
+		ended := world.NewRecord[error]()
 		ready := make(chan struct{})
 		var err error
-		sub, err = bus.Subscribe(w.Context(), b, func(ctx context.Context, _ userCreated) error {
+		sub, err = bus.Subscribe(w.Context(), b, func(ctx context.Context, _ world.UserCreated) error {
 			<-ready
 			ctx, cancel := context.WithTimeout(ctx, time.Second)
 			defer cancel()
-			ended.add(sub.Close(ctx))
+			ended.Add(sub.Close(ctx))
 			return nil
 		})
 		require.NoError(w, err)
 		close(ready)
-		require.NoError(w, bus.Publish(w.Context(), b, userCreated{}))
-		require.Equal(w, bus.CodeTimeout, bus.CodeOf(ended.wait(w, 1)[0]))
+		require.NoError(w, bus.Publish(w.Context(), b, world.UserCreated{}))
+		require.Equal(w, bus.CodeTimeout, bus.CodeOf(ended.Wait(w, 1)[0]))
 		require.NoError(w, sub.Close(w.Context()))
 		require.NoError(w, b.Close(w.Context()))
 	})
 }
 
 func TestConcurrentClose(t *testing.T) {
-	everywhere(t, func(w *world) {
-		b := w.bus(bus.Config{})
-		started, finished := make(chan struct{}), newRecord[int]()
-		_, err := bus.Subscribe(w.Context(), b, func(context.Context, userCreated) error {
+	world.Everywhere(t, func(w *world.World) {
+		b := w.Bus(bus.Config{})
+		started, finished := make(chan struct{}), world.NewRecord[int]()
+		_, err := bus.Subscribe(w.Context(), b, func(context.Context, world.UserCreated) error {
 			close(started)
 			time.Sleep(3 * time.Second)
-			finished.add(1)
+			finished.Add(1)
 			return nil
 		})
 		require.NoError(w, err)
-		require.NoError(w, bus.Publish(w.Context(), b, userCreated{}))
+		require.NoError(w, bus.Publish(w.Context(), b, world.UserCreated{}))
 		<-started
 		var wg sync.WaitGroup
 		for range 20 {
@@ -147,12 +148,12 @@ func TestConcurrentClose(t *testing.T) {
 				if err := b.Close(w.Context()); err != nil {
 					w.Error(err)
 				}
-				if len(finished.all()) == 0 {
+				if len(finished.All()) == 0 {
 					w.Error("a Close returned before the handler had finished")
 				}
 			})
 		}
-		settle(time.Second)
+		world.Settle(time.Second)
 		ctx, cancel := context.WithTimeout(w.Context(), time.Second)
 		defer cancel()
 		err = b.Close(ctx)
@@ -165,11 +166,11 @@ func TestConcurrentClose(t *testing.T) {
 // Subscriptions that come and go while events are published lose none, and leave
 // nothing behind: the bubble would not end.
 func TestSubscriptionsThatComeAndGo(t *testing.T) {
-	everywhere(t, func(w *world) {
+	world.Everywhere(t, func(w *world.World) {
 		const rounds, workers, events = 250, 4, 200
-		b := w.bus(bus.Config{})
-		got := newRecord[userID]()
-		seen := func(_ context.Context, e userCreated) error { got.add(e.ID); return nil }
+		b := w.Bus(bus.Config{})
+		got := world.NewRecord[world.UserID]()
+		seen := func(_ context.Context, e world.UserCreated) error { got.Add(e.ID); return nil }
 		sub, err := bus.Subscribe(w.Context(), b, seen) // the group begins
 		require.NoError(w, err)
 		require.NoError(w, sub.Close(w.Context()))
@@ -178,7 +179,7 @@ func TestSubscriptionsThatComeAndGo(t *testing.T) {
 			wg.Go(func() {
 				opt, listen := bus.WithName(fmt.Sprint("w", i)), seen
 				if i == 0 { // what a private one hears does not count
-					opt, listen = bus.WithPrivate(), func(context.Context, userCreated) error { return nil }
+					opt, listen = bus.WithPrivate(), func(context.Context, world.UserCreated) error { return nil }
 				}
 				for range rounds {
 					sub, err := bus.Subscribe(w.Context(), b, listen, opt)
@@ -196,7 +197,7 @@ func TestSubscriptionsThatComeAndGo(t *testing.T) {
 		}
 		wg.Go(func() {
 			for i := range events {
-				if err := bus.Publish(w.Context(), b, userCreated{ID: userID(fmt.Sprint(i))}); err != nil {
+				if err := bus.Publish(w.Context(), b, world.UserCreated{ID: world.UserID(fmt.Sprint(i))}); err != nil {
 					w.Error(err)
 					return
 				}
@@ -206,9 +207,9 @@ func TestSubscriptionsThatComeAndGo(t *testing.T) {
 		wg.Wait()
 		_, err = bus.Subscribe(w.Context(), b, seen)
 		require.NoError(w, err)
-		settle(2 * time.Minute)
-		distinct := map[userID]bool{}
-		for _, id := range got.all() {
+		world.Settle(2 * time.Minute)
+		distinct := map[world.UserID]bool{}
+		for _, id := range got.All() {
 			distinct[id] = true
 		}
 		require.Equal(w, events, len(distinct), "every event was handled")
@@ -216,14 +217,14 @@ func TestSubscriptionsThatComeAndGo(t *testing.T) {
 }
 
 func TestBusesThatComeAndGo(t *testing.T) {
-	everywhere(t, func(w *world) {
+	world.Everywhere(t, func(w *world.World) {
 		for i := range 50 {
-			b := w.bus(bus.Config{})
-			require.NoError(w, bus.Handle(w.Context(), b, create))
-			_, err := bus.Subscribe(w.Context(), b, func(context.Context, userCreated) error { return nil })
+			b := w.Bus(bus.Config{})
+			require.NoError(w, bus.Handle(w.Context(), b, world.Create))
+			_, err := bus.Subscribe(w.Context(), b, func(context.Context, world.UserCreated) error { return nil })
 			require.NoError(w, err)
-			require.NoError(w, bus.Publish(w.Context(), b, userCreated{}))
-			_, err = bus.Execute(w.Context(), b, createUser{Name: "a"})
+			require.NoError(w, bus.Publish(w.Context(), b, world.UserCreated{}))
+			_, err = bus.Execute(w.Context(), b, world.CreateUser{Name: "a"})
 			require.NoError(w, err)
 			require.NoError(w, b.Close(w.Context()), "round %d", i)
 		}
@@ -231,9 +232,9 @@ func TestBusesThatComeAndGo(t *testing.T) {
 }
 
 func TestTransportThatFailsToClose(t *testing.T) {
-	everywhere(t, func(w *world) {
-		tr := w.open()
-		b := w.busOn(failsToClose{tr}, bus.Config{})
+	world.Everywhere(t, func(w *world.World) {
+		tr := w.Open()
+		b := w.BusOn(failsToClose{tr}, bus.Config{})
 		err := b.Close(w.Context())
 		require.Equal(w, bus.CodeUnavailable, bus.CodeOf(err))
 		require.NoError(w, tr.Close(w.Context()))

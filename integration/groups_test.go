@@ -8,21 +8,22 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"github.com/jitney-bus/jitney/bus"
+	"github.com/jitney-bus/jitney/integration/internal/world"
 )
 
 func TestGroupsAndRetireGroup(t *testing.T) {
-	everywhere(t, func(w *world) {
-		one, two := w.bus(bus.Config{Service: "one"}), w.bus(bus.Config{Service: "two"})
+	world.Everywhere(t, func(w *world.World) {
+		one, two := w.Bus(bus.Config{Service: "one"}), w.Bus(bus.Config{Service: "two"})
 		free := make(chan struct{})
-		sub, err := bus.Subscribe(w.Context(), one, func(context.Context, userCreated) error { <-free; return nil }, bus.WithGroup("slow"))
+		sub, err := bus.Subscribe(w.Context(), one, func(context.Context, world.UserCreated) error { <-free; return nil }, bus.WithGroup("slow"))
 		require.NoError(w, err)
-		gone, err := bus.Subscribe(w.Context(), one, func(context.Context, userCreated) error { return nil }, bus.WithGroup("gone"))
+		gone, err := bus.Subscribe(w.Context(), one, func(context.Context, world.UserCreated) error { return nil }, bus.WithGroup("gone"))
 		require.NoError(w, err)
 		require.NoError(w, gone.Close(w.Context()))
 		for range 50 {
-			require.NoError(w, bus.Publish(w.Context(), two, userCreated{ID: "ada"}))
+			require.NoError(w, bus.Publish(w.Context(), two, world.UserCreated{ID: "ada"}))
 		}
-		settle(time.Second)
+		world.Settle(time.Second)
 		groups := func(b *bus.Bus) map[string]bus.GroupInfo {
 			all, err := b.Groups(w.Context())
 			require.NoError(w, err)
@@ -47,17 +48,17 @@ func TestGroupsAndRetireGroup(t *testing.T) {
 		require.Equal(w, bus.CodeInvalid, bus.CodeOf(two.RetireGroup(w.Context(), "no.group", "user.created")))
 		require.NoError(w, two.RetireGroup(w.Context(), "gone", "user.created"))
 		close(free)
-		settle(time.Minute)
+		world.Settle(time.Minute)
 		require.Equal(w, map[string]bus.GroupInfo{"slow": {Name: "user.created", Group: "slow", Here: true}}, groups(one))
 		require.NoError(w, sub.Close(w.Context()))
 		require.NoError(w, one.RetireGroup(w.Context(), "slow", "user.created"))
 		require.Empty(w, groups(two))
 
-		heard := newRecord[userID]()
-		_, err = bus.Subscribe(w.Context(), one, func(_ context.Context, e userCreated) error { heard.add(e.ID); return nil }, bus.WithGroup("gone"))
+		heard := world.NewRecord[world.UserID]()
+		_, err = bus.Subscribe(w.Context(), one, func(_ context.Context, e world.UserCreated) error { heard.Add(e.ID); return nil }, bus.WithGroup("gone"))
 		require.NoError(w, err)
-		require.NoError(w, bus.Publish(w.Context(), two, userCreated{ID: "bob"}))
-		require.Equal(w, []userID{"bob"}, heard.wait(w, 1), "a group that comes again begins anew")
+		require.NoError(w, bus.Publish(w.Context(), two, world.UserCreated{ID: "bob"}))
+		require.Equal(w, []world.UserID{"bob"}, heard.Wait(w, 1), "a group that comes again begins anew")
 		require.NoError(w, one.Close(context.Background()))
 		_, err = one.Groups(w.Context())
 		require.ErrorIs(w, err, bus.ErrClosed)

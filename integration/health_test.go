@@ -12,6 +12,7 @@ import (
 
 	"github.com/jitney-bus/jitney/bus"
 	"github.com/jitney-bus/jitney/health"
+	"github.com/jitney-bus/jitney/integration/internal/world"
 	"github.com/jitney-bus/jitney/transport"
 )
 
@@ -24,13 +25,13 @@ func conditions(h bus.Health) map[string]bus.Condition {
 }
 
 func TestHealth(t *testing.T) {
-	everywhere(t, func(w *world) {
-		b := w.bus(bus.Config{})
-		_, err := bus.Subscribe(w.Context(), b, attempts(newRecord[int](), succeed))
+	world.Everywhere(t, func(w *world.World) {
+		b := w.Bus(bus.Config{})
+		_, err := bus.Subscribe(w.Context(), b, attempts(world.NewRecord[int](), succeed))
 		require.NoError(w, err)
-		_, err = bus.Subscribe(w.Context(), b, attempts(newRecord[int](), succeed), bus.WithPrivate())
+		_, err = bus.Subscribe(w.Context(), b, attempts(world.NewRecord[int](), succeed), bus.WithPrivate())
 		require.NoError(w, err)
-		require.NoError(w, bus.Handle(w.Context(), b, create))
+		require.NoError(w, bus.Handle(w.Context(), b, world.Create))
 		h := b.Health(w.Context())
 		require.Equal(w, bus.OK, h.Condition, "%v", h)
 		require.True(w, h.Ready())
@@ -49,7 +50,7 @@ func TestHealth(t *testing.T) {
 		require.Equal(w, bus.Unavailable, h.Condition)
 		require.Equal(w, bus.CodeUnavailable, bus.CodeOf(h.Err()))
 		require.ErrorContains(w, h.Err(), "bus: draining")
-		_, err = bus.Execute(w.Context(), b, createUser{Name: "ada"})
+		_, err = bus.Execute(w.Context(), b, world.CreateUser{Name: "ada"})
 		require.NoError(w, err, "everything goes on")
 		require.NoError(w, b.Close(context.Background()))
 		h = b.Health(w.Context())
@@ -58,27 +59,27 @@ func TestHealth(t *testing.T) {
 }
 
 func TestHealthOfReadersThatFail(t *testing.T) {
-	everywhere(t, func(w *world) {
-		tr := newFaulty(w.open())
-		b := w.busOn(tr, bus.Config{})
-		_, err := bus.Subscribe(w.Context(), b, attempts(newRecord[int](), succeed))
+	world.Everywhere(t, func(w *world.World) {
+		tr := world.NewFaulty(w.Open())
+		b := w.BusOn(tr, bus.Config{})
+		_, err := bus.Subscribe(w.Context(), b, attempts(world.NewRecord[int](), succeed))
 		require.NoError(w, err)
-		tr.set(failing("next", transport.ErrUnavailable))
-		require.NoError(w, bus.Publish(w.Context(), b, userCreated{}), "who waits in Next finds out")
-		settle(10 * time.Second)
+		tr.Set(world.Failing("next", transport.ErrUnavailable))
+		require.NoError(w, bus.Publish(w.Context(), b, world.UserCreated{}), "who waits in Next finds out")
+		world.Settle(10 * time.Second)
 		require.Equal(w, bus.Degraded, conditions(b.Health(w.Context()))["readers"])
-		tr.set(nil)
-		require.NoError(w, bus.Publish(w.Context(), b, userCreated{}))
-		settle(10 * time.Second)
+		tr.Set(nil)
+		require.NoError(w, bus.Publish(w.Context(), b, world.UserCreated{}))
+		world.Settle(10 * time.Second)
 		require.Equal(w, bus.OK, conditions(b.Health(w.Context()))["readers"])
 	})
 }
 
 // Readiness fails before the bus takes no more work, for as long as DrainDelay.
 func TestRunDrainsFirst(t *testing.T) {
-	everywhere(t, func(w *world) {
-		b := w.bus(bus.Config{DrainDelay: 10 * time.Second})
-		require.NoError(w, bus.Handle(w.Context(), b, create))
+	world.Everywhere(t, func(w *world.World) {
+		b := w.Bus(bus.Config{DrainDelay: 10 * time.Second})
+		require.NoError(w, bus.Handle(w.Context(), b, world.Create))
 		probes := health.New(b, health.Config{})
 		defer probes.Close()
 		ready := func() int {
@@ -86,22 +87,22 @@ func TestRunDrainsFirst(t *testing.T) {
 			probes.ServeHTTP(r, httptest.NewRequest(http.MethodGet, "/readyz", nil))
 			return r.Code
 		}
-		settle(time.Second)
+		world.Settle(time.Second)
 		require.Equal(w, 200, ready())
 		ctx, cancel := context.WithCancel(context.Background())
 		ran := make(chan error, 1)
 		go func() { ran <- b.Run(ctx) }()
 		cancel()
-		settle(time.Millisecond)
+		world.Settle(time.Millisecond)
 		for range 9 {
 			require.Equal(w, 503, ready())
-			_, err := bus.Execute(w.Context(), b, createUser{Name: "ada"})
+			_, err := bus.Execute(w.Context(), b, world.CreateUser{Name: "ada"})
 			require.NoError(w, err, "it still takes work")
-			settle(time.Second)
+			world.Settle(time.Second)
 		}
-		settle(5 * time.Second)
+		world.Settle(5 * time.Second)
 		require.NoError(w, <-ran)
-		_, err := bus.Execute(w.Context(), b, createUser{Name: "ada"})
+		_, err := bus.Execute(w.Context(), b, world.CreateUser{Name: "ada"})
 		require.ErrorIs(w, err, bus.ErrClosed)
 		require.Equal(w, 503, ready())
 	})

@@ -12,6 +12,7 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"github.com/jitney-bus/jitney/bus"
+	"github.com/jitney-bus/jitney/integration/internal/world"
 	"github.com/jitney-bus/jitney/resilience"
 )
 
@@ -43,17 +44,17 @@ var misbehaviours = map[string]misbehaviour{
 		return nil
 	},
 	"hangs and ignores its context": func(_ context.Context, end <-chan struct{}) error { <-end; return nil },
-	"is slow":                       func(context.Context, <-chan struct{}) error { settle(20 * time.Second); return nil },
-	"fails":                         func(context.Context, <-chan struct{}) error { return errOops },
-	"fails for good":                func(context.Context, <-chan struct{}) error { return bus.Permanent(errOops) },
-	"wants to be retried at once":   func(context.Context, <-chan struct{}) error { return bus.RetryAfter(0, errOops) },
+	"is slow":                       func(context.Context, <-chan struct{}) error { world.Settle(20 * time.Second); return nil },
+	"fails":                         func(context.Context, <-chan struct{}) error { return world.ErrOops },
+	"fails for good":                func(context.Context, <-chan struct{}) error { return bus.Permanent(world.ErrOops) },
+	"wants to be retried at once":   func(context.Context, <-chan struct{}) error { return bus.RetryAfter(0, world.ErrOops) },
 	"has an error that panics":      func(context.Context, <-chan struct{}) error { return badError{} },
 	"takes much memory": func(ctx context.Context, _ <-chan struct{}) error {
 		b := make([]byte, 4<<20)
 		for i := 0; i < len(b); i += 4 << 10 { // each page
 			b[i] = 1
 		}
-		settle(time.Second)
+		world.Settle(time.Second)
 		runtime.KeepAlive(b)
 		return nil
 	},
@@ -87,8 +88,8 @@ func TestMisbehavingHandlerHarmsNoOther(t *testing.T) {
 	const beats = 40
 	for what, misbehave := range misbehaviours {
 		t.Run(what, func(t *testing.T) {
-			everywhere(t, func(w *world) {
-				b := w.bus(bus.Config{CloseTimeout: time.Minute, Retry: resilience.Retry{MaxRetries: 5}})
+			world.Everywhere(t, func(w *world.World) {
+				b := w.Bus(bus.Config{CloseTimeout: time.Minute, Retry: resilience.Retry{MaxRetries: 5}})
 				end := make(chan struct{})
 				bad := func(ctx context.Context) error { return misbehave(ctx, end) }
 				s, err := b.Session(w.Context(), "job/1")
@@ -153,9 +154,9 @@ func TestMisbehavingHandlerHarmsNoOther(t *testing.T) {
 						require.Equal(w, 1, v)
 						calls.add(began)
 					}
-					settle(50 * time.Millisecond)
+					world.Settle(50 * time.Millisecond)
 				}
-				settle(time.Second)
+				world.Settle(time.Second)
 				for name, l := range heard {
 					want := beats + beats/10
 					if name == "session" {
@@ -181,28 +182,28 @@ func TestMisbehavingHandlerHarmsNoOther(t *testing.T) {
 
 // What a group cannot take, because its dead letters are refused, is its own affair.
 func TestGroupWithoutRoomForItsDeadLettersHarmsNoOther(t *testing.T) {
-	everywhere(t, func(w *world) {
-		b, tr := w.process("svc")
-		tr.set(failing("bury", errors.New("full")))
-		_, err := bus.Subscribe(w.Context(), b, func(context.Context, beat) error { return bus.Permanent(errOops) }, bus.WithGroup("bad"))
+	world.Everywhere(t, func(w *world.World) {
+		b, tr := w.Process("svc")
+		tr.Set(world.Failing("bury", errors.New("full")))
+		_, err := bus.Subscribe(w.Context(), b, func(context.Context, beat) error { return bus.Permanent(world.ErrOops) }, bus.WithGroup("bad"))
 		require.NoError(w, err)
-		good := newRecord[int]()
-		_, err = bus.Subscribe(w.Context(), b, func(_ context.Context, e beat) error { good.add(e.N); return nil }, bus.WithGroup("good"))
+		good := world.NewRecord[int]()
+		_, err = bus.Subscribe(w.Context(), b, func(_ context.Context, e beat) error { good.Add(e.N); return nil }, bus.WithGroup("good"))
 		require.NoError(w, err)
 		for n := range 200 {
 			require.NoError(w, bus.Publish(w.Context(), b, beat{n}))
-			require.Len(w, good.wait(w, n+1), n+1)
-			settle(10 * time.Millisecond)
+			require.Len(w, good.Wait(w, n+1), n+1)
+			world.Settle(10 * time.Millisecond)
 		}
-		require.Empty(w, w.deadLetters(tr, 0))
-		tr.set(nil)
+		require.Empty(w, w.DeadLetters(tr, 0))
+		tr.Set(nil)
 		for range 100 { // none is lost
 			stats, err := tr.DeadLetters().Stats(w.Context())
 			require.NoError(w, err)
 			if stats.Count == 200 {
 				return
 			}
-			settle(time.Second)
+			world.Settle(time.Second)
 		}
 		require.Fail(w, "dead letters missing")
 	})

@@ -16,12 +16,13 @@ import (
 
 	"github.com/jitney-bus/jitney/bus"
 	"github.com/jitney-bus/jitney/codec/msgpack"
+	"github.com/jitney-bus/jitney/integration/internal/world"
 	"github.com/jitney-bus/jitney/resilience"
 	"github.com/jitney-bus/jitney/transport"
 )
 
 // journal returns what the journal answers.
-func (w *world) journal(b *bus.Bus, q bus.JournalQuery) []bus.JournalEntry {
+func journal(w *world.World, b *bus.Bus, q bus.JournalQuery) []bus.JournalEntry {
 	w.Helper()
 	entries, err := b.Journal(q)
 	require.NoError(w, err)
@@ -38,31 +39,31 @@ func entryLines(entries []bus.JournalEntry) []string {
 }
 
 func TestJournalKeepsWhatWasObserved(t *testing.T) {
-	everywhere(t, func(w *world) {
-		b, told := w.observed(w.open(), bus.Config{
+	world.Everywhere(t, func(w *world.World) {
+		b, told := w.Observed(w.Open(), bus.Config{
 			Journal: bus.JournalConfig{Size: 100}, Retry: resilience.Retry{MaxRetries: 1, Initial: 2 * time.Second, Jitter: resilience.NoJitter}})
-		_, err := bus.Subscribe(w.Context(), b, func(context.Context, userCreated) error {
+		_, err := bus.Subscribe(w.Context(), b, func(context.Context, world.UserCreated) error {
 			time.Sleep(3 * time.Second)
-			return fmt.Errorf("mailbox full: %w", errOops)
+			return fmt.Errorf("mailbox full: %w", world.ErrOops)
 		}, bus.WithName("mailer"))
 		require.NoError(w, err)
-		require.NoError(w, bus.Handle(w.Context(), b, func(ctx context.Context, c createUser) (userID, error) {
-			return "1", bus.Publish(ctx, b, userCreated{ID: "1"}, bus.WithKey("k"), bus.WithID("evt"))
+		require.NoError(w, bus.Handle(w.Context(), b, func(ctx context.Context, c world.CreateUser) (world.UserID, error) {
+			return "1", bus.Publish(ctx, b, world.UserCreated{ID: "1"}, bus.WithKey("k"), bus.WithID("evt"))
 		}))
 		began := time.Now()
-		_, err = bus.Execute(bus.ContextWithSession(w.Context(), "s/1"), b, createUser{Name: "ada"}, bus.WithID("cmd"))
+		_, err = bus.Execute(bus.ContextWithSession(w.Context(), "s/1"), b, world.CreateUser{Name: "ada"}, bus.WithID("cmd"))
 		require.NoError(w, err)
-		told.wait(w, 7)
-		settle(time.Minute)
+		told.Wait(w, 7)
+		world.Settle(time.Minute)
 
-		entries := w.journal(b, bus.JournalQuery{})
+		entries := journal(w, b, bus.JournalQuery{})
 		require.ElementsMatch(w, []string{
 			"sent user.created / 0 ", "handled user.create /svc 1 ", "sent user.create / 0 ",
 			"handled user.created svc/mailer 1 failed", "retrying user.created svc/mailer 1 failed",
 			"handled user.created svc/mailer 2 failed", "dead-lettered user.created svc/mailer 2 failed",
 			"sent jitney.dead_lettered / 0 ",
 		}, entryLines(entries))
-		for i, r := range told.all() {
+		for i, r := range told.All() {
 			e, m := entries[i], r.Meta()
 			require.Equal(w, uint64(i+1), e.Number)
 			require.WithinRange(w, e.Time, began, time.Now())
@@ -82,17 +83,17 @@ func TestJournalKeepsWhatWasObserved(t *testing.T) {
 }
 
 func TestJournalAnswersQueries(t *testing.T) {
-	everywhere(t, func(w *world) {
-		b := w.bus(bus.Config{Journal: bus.JournalConfig{Size: 100}})
-		require.NoError(w, bus.Handle(w.Context(), b, create))
-		_, err := bus.Execute(w.Context(), b, createUser{Name: "ada"}, bus.WithID("c1")) // 1 and 2
+	world.Everywhere(t, func(w *world.World) {
+		b := w.Bus(bus.Config{Journal: bus.JournalConfig{Size: 100}})
+		require.NoError(w, bus.Handle(w.Context(), b, world.Create))
+		_, err := bus.Execute(w.Context(), b, world.CreateUser{Name: "ada"}, bus.WithID("c1")) // 1 and 2
 		require.NoError(w, err)
-		settle(time.Second)
+		world.Settle(time.Second)
 		middle := time.Now()
-		settle(time.Second)
-		require.NoError(w, bus.Publish(bus.ContextWithSession(w.Context(), "job"), b, userCreated{}, bus.WithID("e1"))) // 3
-		require.NoError(w, bus.Publish(w.Context(), b, userCreated{}, bus.WithID("e2")))                                // 4
-		settle(time.Second)
+		world.Settle(time.Second)
+		require.NoError(w, bus.Publish(bus.ContextWithSession(w.Context(), "job"), b, world.UserCreated{}, bus.WithID("e1"))) // 3
+		require.NoError(w, bus.Publish(w.Context(), b, world.UserCreated{}, bus.WithID("e2")))                                // 4
+		world.Settle(time.Second)
 		for what, c := range map[string]struct {
 			q    bus.JournalQuery
 			want []uint64
@@ -113,57 +114,57 @@ func TestJournalAnswersQueries(t *testing.T) {
 			"nothing":           {bus.JournalQuery{Name: "user"}, nil},
 		} {
 			var got []uint64
-			for _, e := range w.journal(b, c.q) {
+			for _, e := range journal(w, b, c.q) {
 				got = append(got, e.Number)
 			}
 			require.Equal(w, c.want, got, what)
 		}
-		require.NotNil(w, w.journal(b, bus.JournalQuery{Name: "user"}), "as JSON it is an empty list")
+		require.NotNil(w, journal(w, b, bus.JournalQuery{Name: "user"}), "as JSON it is an empty list")
 		_, err = b.Journal(bus.JournalQuery{Limit: -1})
 		require.Equal(w, bus.CodeInvalid, bus.CodeOf(err))
 		require.EqualError(w, err, "journal: limit -1 is negative; 0 is no limit")
 
 		require.NoError(w, b.Close(context.Background()))
-		require.Len(w, w.journal(b, bus.JournalQuery{}), 4, "it can be read after Close")
+		require.Len(w, journal(w, b, bus.JournalQuery{}), 4, "it can be read after Close")
 	})
 }
 
 func TestJournalKeepsTheLast(t *testing.T) {
-	everywhere(t, func(w *world) {
-		b := w.bus(bus.Config{Journal: bus.JournalConfig{Size: 3, MaxAge: time.Minute}})
-		require.Empty(w, w.journal(b, bus.JournalQuery{}))
+	world.Everywhere(t, func(w *world.World) {
+		b := w.Bus(bus.Config{Journal: bus.JournalConfig{Size: 3, MaxAge: time.Minute}})
+		require.Empty(w, journal(w, b, bus.JournalQuery{}))
 		ids := func(q bus.JournalQuery) (ids []string) {
-			for _, e := range w.journal(b, q) {
+			for _, e := range journal(w, b, q) {
 				ids = append(ids, strconv.FormatUint(e.Number, 10)+e.ID)
 			}
 			return ids
 		}
 		for i := range 8 {
-			require.NoError(w, bus.Publish(w.Context(), b, userCreated{}, bus.WithID(strings.Repeat(string(rune('a'+i)), 1+i%4))))
-			settle(10 * time.Second)
+			require.NoError(w, bus.Publish(w.Context(), b, world.UserCreated{}, bus.WithID(strings.Repeat(string(rune('a'+i)), 1+i%4))))
+			world.Settle(10 * time.Second)
 			if i == 1 {
 				require.Equal(w, []string{"1a", "2bb"}, ids(bus.JournalQuery{}))
 			}
 		}
 		require.Equal(w, []string{"6ff", "7ggg", "8hhhh"}, ids(bus.JournalQuery{}))
 		require.Equal(w, []string{"8hhhh", "7ggg", "6ff"}, ids(bus.JournalQuery{Newest: true}))
-		settle(35 * time.Second)
+		world.Settle(35 * time.Second)
 		require.Equal(w, []string{"7ggg", "8hhhh"}, ids(bus.JournalQuery{}), "6 is older than a minute")
 		require.Equal(w, []string{"8hhhh"}, ids(bus.JournalQuery{Since: time.Now().Add(-50 * time.Second)}))
 		require.Equal(w, []string{"7ggg", "8hhhh"}, ids(bus.JournalQuery{Since: time.Now().Add(-time.Hour)}))
-		settle(time.Minute)
+		world.Settle(time.Minute)
 		require.Empty(w, ids(bus.JournalQuery{}))
 	})
 }
 
 func TestJournalKeepsNoBodiesAndNoHeaders(t *testing.T) {
-	everywhere(t, func(w *world) {
-		b, told := w.observed(w.open(), bus.Config{Journal: bus.JournalConfig{Size: 10}})
-		_, err := bus.Subscribe(w.Context(), b, attempts(newRecord[int](), succeed))
+	world.Everywhere(t, func(w *world.World) {
+		b, told := w.Observed(w.Open(), bus.Config{Journal: bus.JournalConfig{Size: 10}})
+		_, err := bus.Subscribe(w.Context(), b, attempts(world.NewRecord[int](), succeed))
 		require.NoError(w, err)
-		require.NoError(w, bus.Publish(w.Context(), b, userCreated{ID: "secret"}, bus.WithHeader("Authorization", "secret")))
-		told.wait(w, 2)
-		text, err := json.Marshal(w.journal(b, bus.JournalQuery{}))
+		require.NoError(w, bus.Publish(w.Context(), b, world.UserCreated{ID: "secret"}, bus.WithHeader("Authorization", "secret")))
+		told.Wait(w, 2)
+		text, err := json.Marshal(journal(w, b, bus.JournalQuery{}))
 		require.NoError(w, err)
 		require.Contains(w, string(text), "user.created")
 		require.NotContains(w, string(text), "secret")
@@ -172,21 +173,21 @@ func TestJournalKeepsNoBodiesAndNoHeaders(t *testing.T) {
 }
 
 func TestJournalBodies(t *testing.T) {
-	everywhere(t, func(w *world) {
-		tr := w.open()
-		b, told := w.observed(tr, bus.Config{Journal: bus.JournalConfig{Bodies: true, MaxBody: 41}})
-		_, err := bus.Subscribe(w.Context(), b, func(context.Context, *userCreated) error { return nil })
+	world.Everywhere(t, func(w *world.World) {
+		tr := w.Open()
+		b, told := w.Observed(tr, bus.Config{Journal: bus.JournalConfig{Bodies: true, MaxBody: 41}})
+		_, err := bus.Subscribe(w.Context(), b, func(context.Context, *world.UserCreated) error { return nil })
 		require.NoError(w, err)
-		require.NoError(w, bus.Handle(w.Context(), b, create))
-		e := &userCreated{ID: "ada", Note: "short"}
+		require.NoError(w, bus.Handle(w.Context(), b, world.Create))
+		e := &world.UserCreated{ID: "ada", Note: "short"}
 		require.NoError(w, bus.Publish(w.Context(), b, e, bus.WithHeader("Authorization", "secret")))
-		require.NoError(w, bus.Publish(w.Context(), b, &userCreated{ID: "bob", Note: strings.Repeat("ä", 20)}))
-		_, err = bus.Execute(w.Context(), b, createUser{Name: "eve"})
+		require.NoError(w, bus.Publish(w.Context(), b, &world.UserCreated{ID: "bob", Note: strings.Repeat("ä", 20)}))
+		_, err = bus.Execute(w.Context(), b, world.CreateUser{Name: "eve"})
 		require.NoError(w, err)
-		told.wait(w, 6)
+		told.Wait(w, 6)
 		e.ID = "changed" // it is ours again: every listener has handled it
 		count := map[string]int{}
-		entries := w.journal(b, bus.JournalQuery{})
+		entries := journal(w, b, bus.JournalQuery{})
 		for _, e := range entries {
 			count[fmt.Sprint(e.Name, " ", e.BodySize, " ", e.Body)]++
 			require.NotContains(w, e.String(), "secret")
@@ -202,24 +203,24 @@ func TestJournalBodies(t *testing.T) {
 // What travels in another encoding is JSON in the journal, and a sender may use its
 // event again as soon as PublishAsync has returned.
 func TestJournalBodiesOfOtherCodecs(t *testing.T) {
-	everywhere(t, func(w *world) {
-		b, told := w.observed(w.open(), bus.Config{Codec: msgpack.Codec, Journal: bus.JournalConfig{Bodies: true}})
-		_, err := bus.SubscribeBatch(w.Context(), b, func(_ context.Context, es []*userCreated) error {
-			if !w.inProcess {
+	world.Everywhere(t, func(w *world.World) {
+		b, told := w.Observed(w.Open(), bus.Config{Codec: msgpack.Codec, Journal: bus.JournalConfig{Bodies: true}})
+		_, err := bus.SubscribeBatch(w.Context(), b, func(_ context.Context, es []*world.UserCreated) error {
+			if !w.InProcess {
 				es[0].ID = "kept by the handler"
 			}
 			return nil
 		})
 		require.NoError(w, err)
-		e := &userCreated{ID: "ada", Note: "n"}
+		e := &world.UserCreated{ID: "ada", Note: "n"}
 		p, err := bus.PublishAsync(w.Context(), b, e)
 		require.NoError(w, err)
-		if !w.inProcess {
+		if !w.InProcess {
 			e.ID = "next"
 		}
 		require.NoError(w, p.Wait(w.Context()))
-		told.wait(w, 2)
-		entries := w.journal(b, bus.JournalQuery{})
+		told.Wait(w, 2)
+		entries := journal(w, b, bus.JournalQuery{})
 		require.Len(w, entries, 2)
 		for _, e := range entries {
 			require.Equal(w, `{"ID":"ada","Note":"n"}`, e.Body, e.Stage)
@@ -241,39 +242,39 @@ func (unwilling) MessageName() string          { return "unwilling" }
 func (unwilling) MarshalJSON() ([]byte, error) { panic("not today") }
 
 func TestJournalRunsUsersCodeWithoutALock(t *testing.T) {
-	everywhere(t, func(w *world) {
-		if !w.inProcess {
+	world.Everywhere(t, func(w *world.World) {
+		if !w.InProcess {
 			return // there it is encoded before anything is observed
 		}
-		b, told := w.observed(w.open(), bus.Config{Journal: bus.JournalConfig{Size: 2, Bodies: true}})
-		ask := func() { _ = w.journal(b, bus.JournalQuery{}) }
+		b, told := w.Observed(w.Open(), bus.Config{Journal: bus.JournalConfig{Size: 2, Bodies: true}})
+		ask := func() { _ = journal(w, b, bus.JournalQuery{}) }
 		_, err := bus.Subscribe(w.Context(), b, func(_ context.Context, r reentrant) error { return bus.Permanent(r) })
 		require.NoError(w, err)
 		require.NoError(w, bus.Publish(w.Context(), b, reentrant{ask}))
-		told.wait(w, 3)
-		settle(time.Second) // the news of the dead letter takes the place of the first two
-		require.Equal(w, `"asked"`, w.journal(b, bus.JournalQuery{Name: "reentrant"})[0].Body)
+		told.Wait(w, 3)
+		world.Settle(time.Second) // the news of the dead letter takes the place of the first two
+		require.Equal(w, `"asked"`, journal(w, b, bus.JournalQuery{Name: "reentrant"})[0].Body)
 
 		require.NoError(w, bus.Publish(w.Context(), b, unwilling{}))
-		e := w.journal(b, bus.JournalQuery{Name: "unwilling"})[0]
+		e := journal(w, b, bus.JournalQuery{Name: "unwilling"})[0]
 		require.Equal(w, []any{"unwilling", bus.StageSent, "", 0}, []any{e.Name, e.Stage, e.Body, e.BodySize})
 	})
 }
 
 func TestJournalOfWhatCannotBeDecoded(t *testing.T) {
-	everywhere(t, func(w *world) {
-		if w.inProcess {
+	world.Everywhere(t, func(w *world.World) {
+		if w.InProcess {
 			return // values are not decoded
 		}
-		tr := w.open()
-		b, told := w.observed(tr, bus.Config{Journal: bus.JournalConfig{Bodies: true}})
-		_, err := bus.Subscribe(w.Context(), b, attempts(newRecord[int](), succeed))
+		tr := w.Open()
+		b, told := w.Observed(tr, bus.Config{Journal: bus.JournalConfig{Bodies: true}})
+		_, err := bus.Subscribe(w.Context(), b, attempts(world.NewRecord[int](), succeed))
 		require.NoError(w, err)
 		long := strings.Repeat("x", 5000)
 		require.NoError(w, tr.Publish(w.Context(), &transport.Message{
 			To: transport.Address{Name: "user.created"}, ID: "bad", Key: long, CorrelationID: long, Body: []byte("{\x00\n" + long)}))
-		told.wait(w, 1)
-		e := w.journal(b, bus.JournalQuery{CorrelationID: long})[0]
+		told.Wait(w, 1)
+		e := journal(w, b, bus.JournalQuery{CorrelationID: long})[0]
 		require.Equal(w, []any{bus.StageDeadLettered, bus.CodeInvalid, "bad", 5003}, []any{e.Stage, e.Code, e.ID, e.BodySize})
 		require.Equal(w, "{\x00\n"+long[:4093], e.Body)
 		require.Len(w, e.Key, 256)
@@ -283,14 +284,14 @@ func TestJournalOfWhatCannotBeDecoded(t *testing.T) {
 }
 
 func TestJournalCutsErrors(t *testing.T) {
-	everywhere(t, func(w *world) {
-		b := w.bus(bus.Config{Journal: bus.JournalConfig{Size: 10}})
-		require.NoError(w, bus.Handle(w.Context(), b, func(context.Context, createUser) (userID, error) {
+	world.Everywhere(t, func(w *world.World) {
+		b := w.Bus(bus.Config{Journal: bus.JournalConfig{Size: 10}})
+		require.NoError(w, bus.Handle(w.Context(), b, func(context.Context, world.CreateUser) (world.UserID, error) {
 			return "", errors.New(strings.Repeat("long ", 1000))
 		}))
-		_, err := bus.Execute(w.Context(), b, createUser{Name: "ada"})
+		_, err := bus.Execute(w.Context(), b, world.CreateUser{Name: "ada"})
 		require.Error(w, err)
-		for _, e := range w.journal(b, bus.JournalQuery{}) {
+		for _, e := range journal(w, b, bus.JournalQuery{}) {
 			require.Len(w, e.Err, 1024)
 			require.Equal(w, bus.CodeFailed, e.Code)
 		}
@@ -298,30 +299,30 @@ func TestJournalCutsErrors(t *testing.T) {
 }
 
 func TestJournalIsBesideObservers(t *testing.T) {
-	everywhere(t, func(w *world) {
+	world.Everywhere(t, func(w *world.World) {
 		cfg := bus.Config{Journal: bus.JournalConfig{Size: 10}}
-		one, two := newRecord[bus.Record](), newRecord[bus.Record]()
+		one, two := world.NewRecord[bus.Record](), world.NewRecord[bus.Record]()
 		observers := make([]bus.Observer, 1, 4)
-		observers[0] = one.add
+		observers[0] = one.Add
 		cfg.Observers = observers
 		cfg.Observers = observers
-		first := w.bus(cfg)
-		observers = append(observers, two.add) // in the same array
-		b := w.bus(bus.Config{Observers: observers, Journal: cfg.Journal})
-		require.NoError(w, bus.Publish(w.Context(), b, userCreated{}))
-		require.Len(w, w.journal(b, bus.JournalQuery{}), 1)
-		require.Len(w, one.all(), 1)
-		require.Len(w, two.all(), 1)
-		require.NoError(w, bus.Publish(w.Context(), first, userCreated{}))
-		require.Len(w, w.journal(first, bus.JournalQuery{}), 1)
-		require.Len(w, one.all(), 2)
-		require.Len(w, two.all(), 1)
+		first := w.Bus(cfg)
+		observers = append(observers, two.Add) // in the same array
+		b := w.Bus(bus.Config{Observers: observers, Journal: cfg.Journal})
+		require.NoError(w, bus.Publish(w.Context(), b, world.UserCreated{}))
+		require.Len(w, journal(w, b, bus.JournalQuery{}), 1)
+		require.Len(w, one.All(), 1)
+		require.Len(w, two.All(), 1)
+		require.NoError(w, bus.Publish(w.Context(), first, world.UserCreated{}))
+		require.Len(w, journal(w, first, bus.JournalQuery{}), 1)
+		require.Len(w, one.All(), 2)
+		require.Len(w, two.All(), 1)
 	})
 }
 
 func TestNoJournal(t *testing.T) {
-	everywhere(t, func(w *world) {
-		b := w.bus(bus.Config{})
+	world.Everywhere(t, func(w *world.World) {
+		b := w.Bus(bus.Config{})
 		entries, err := b.Journal(bus.JournalQuery{})
 		require.Nil(w, entries)
 		require.Equal(w, bus.CodeInvalid, bus.CodeOf(err))
@@ -330,13 +331,13 @@ func TestNoJournal(t *testing.T) {
 }
 
 func TestJournalEntriesAreJSON(t *testing.T) {
-	everywhere(t, func(w *world) {
-		b := w.bus(bus.Config{Journal: bus.JournalConfig{Bodies: true}})
-		require.NoError(w, bus.Handle(w.Context(), b, func(context.Context, createUser) (userID, error) { return "", errOops }))
-		_, err := bus.Execute(w.Context(), b, createUser{Name: "ada"})
+	world.Everywhere(t, func(w *world.World) {
+		b := w.Bus(bus.Config{Journal: bus.JournalConfig{Bodies: true}})
+		require.NoError(w, bus.Handle(w.Context(), b, func(context.Context, world.CreateUser) (world.UserID, error) { return "", world.ErrOops }))
+		_, err := bus.Execute(w.Context(), b, world.CreateUser{Name: "ada"})
 		require.Error(w, err)
-		require.NoError(w, bus.Publish(w.Context(), b, userCreated{}, bus.WithDelay(time.Hour)))
-		all := w.journal(b, bus.JournalQuery{})
+		require.NoError(w, bus.Publish(w.Context(), b, world.UserCreated{}, bus.WithDelay(time.Hour)))
+		all := journal(w, b, bus.JournalQuery{})
 		require.Len(w, all, 3)
 		text, err := json.Marshal(all)
 		require.NoError(w, err)
@@ -363,15 +364,15 @@ func TestJournalEntriesAreJSON(t *testing.T) {
 
 // Entries are whole and in order while the ring is written to from all sides.
 func TestJournalUnderLoad(t *testing.T) {
-	everywhere(t, func(w *world) {
+	world.Everywhere(t, func(w *world.World) {
 		const writers, each = 8, 50
-		b, told := w.observed(w.open(), bus.Config{Journal: bus.JournalConfig{Size: 7, Bodies: true}})
-		require.NoError(w, bus.Handle(w.Context(), b, create))
+		b, told := w.Observed(w.Open(), bus.Config{Journal: bus.JournalConfig{Size: 7, Bodies: true}})
+		require.NoError(w, bus.Handle(w.Context(), b, world.Create))
 		stop := make(chan struct{})
 		var readers, wg sync.WaitGroup
 		check := func(newest bool) {
 			var last uint64
-			for i, e := range w.journal(b, bus.JournalQuery{Newest: newest}) {
+			for i, e := range journal(w, b, bus.JournalQuery{Newest: newest}) {
 				if i > 0 {
 					require.Equal(w, newest, e.Number < last, "in order")
 				}
@@ -397,7 +398,7 @@ func TestJournalUnderLoad(t *testing.T) {
 			wg.Go(func() {
 				for k := range each {
 					id := strings.Repeat(fmt.Sprintf("%d-%d.", i, k), 1+k%5)
-					_, err := bus.Execute(w.Context(), b, createUser{Name: id}, bus.WithID(id))
+					_, err := bus.Execute(w.Context(), b, world.CreateUser{Name: id}, bus.WithID(id))
 					if err != nil {
 						w.Error(err)
 					}
@@ -407,9 +408,9 @@ func TestJournalUnderLoad(t *testing.T) {
 		wg.Wait()
 		close(stop)
 		readers.Wait()
-		total := uint64(len(told.all()))
+		total := uint64(len(told.All()))
 		require.Equal(w, uint64(2*writers*each), total)
-		entries := w.journal(b, bus.JournalQuery{})
+		entries := journal(w, b, bus.JournalQuery{})
 		require.Len(w, entries, 7)
 		for i, e := range entries {
 			require.Equal(w, total-6+uint64(i), e.Number)

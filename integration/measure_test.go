@@ -12,6 +12,7 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"github.com/jitney-bus/jitney/bus"
+	"github.com/jitney-bus/jitney/integration/internal/world"
 	"github.com/jitney-bus/jitney/resilience"
 )
 
@@ -47,7 +48,7 @@ func (s *stopwatch) all() map[string][]string {
 }
 
 func TestMeasureCommands(t *testing.T) {
-	everywhere(t, func(w *world) {
+	world.Everywhere(t, func(w *world.World) {
 		keep := func(next bus.Func) bus.Func { return next }
 		for way, c := range map[string]struct {
 			cfg bus.Config
@@ -57,9 +58,9 @@ func TestMeasureCommands(t *testing.T) {
 			"on its own goroutine":      {ctx: w.Context()},
 			"through a chain":           {ctx: w.Context(), cfg: bus.Config{Receiving: []bus.Middleware{keep}}},
 		} {
-			b := w.busOn(w.open(), c.cfg)
+			b := w.BusOn(w.Open(), c.cfg)
 			handle := func(s bus.Scope) {
-				require.NoError(w, bus.Handle(w.Context(), s, func(_ context.Context, c createUser) (userID, error) {
+				require.NoError(w, bus.Handle(w.Context(), s, func(_ context.Context, c world.CreateUser) (world.UserID, error) {
 					time.Sleep(3 * time.Second)
 					if c.Name == "panic" {
 						panic("at the disco")
@@ -68,7 +69,7 @@ func TestMeasureCommands(t *testing.T) {
 				}))
 			}
 			handle(b)
-			execute := func(s bus.Scope, name string) { _, _ = bus.Execute(c.ctx, s, createUser{Name: name}) }
+			execute := func(s bus.Scope, name string) { _, _ = bus.Execute(c.ctx, s, world.CreateUser{Name: name}) }
 			execute(b, "ada") // before anybody measures
 			var early, late stopwatch
 			stop := b.Measure(&early)
@@ -92,28 +93,28 @@ func TestMeasureCommands(t *testing.T) {
 }
 
 func TestMeasureEvents(t *testing.T) {
-	everywhere(t, func(w *world) {
+	world.Everywhere(t, func(w *world.World) {
 		var sw stopwatch
-		b := w.bus(bus.Config{Retry: resilience.Retry{MaxRetries: 1, Initial: 2 * time.Second, Jitter: resilience.NoJitter}})
+		b := w.Bus(bus.Config{Retry: resilience.Retry{MaxRetries: 1, Initial: 2 * time.Second, Jitter: resilience.NoJitter}})
 		defer b.Measure(&sw)()
 		failures := 1
-		_, err := bus.Subscribe(w.Context(), b, func(context.Context, userCreated) error {
+		_, err := bus.Subscribe(w.Context(), b, func(context.Context, world.UserCreated) error {
 			time.Sleep(3 * time.Second)
 			failures--
 			if failures >= 0 {
-				return errOops
+				return world.ErrOops
 			}
 			return nil
 		}, bus.WithConcurrency(1))
 		require.NoError(w, err)
-		_, err = bus.Subscribe(w.Context(), b, func(context.Context, userCreated) error { return bus.Permanent(errOops) }, bus.WithGroup("dead"))
+		_, err = bus.Subscribe(w.Context(), b, func(context.Context, world.UserCreated) error { return bus.Permanent(world.ErrOops) }, bus.WithGroup("dead"))
 		require.NoError(w, err)
-		_, err = bus.Subscribe(w.Context(), b, func(context.Context, userCreated) error { return nil }, bus.WithPrivate())
+		_, err = bus.Subscribe(w.Context(), b, func(context.Context, world.UserCreated) error { return nil }, bus.WithPrivate())
 		require.NoError(w, err)
-		require.NoError(w, bus.Publish(w.Context(), b, userCreated{ID: "ada"}))
-		settle(time.Minute)
-		require.NoError(w, bus.Publish(w.Context(), b, userCreated{ID: "ada"}, bus.WithDelay(time.Hour)))
-		settle(2 * time.Hour)
+		require.NoError(w, bus.Publish(w.Context(), b, world.UserCreated{ID: "ada"}))
+		world.Settle(time.Minute)
+		require.NoError(w, bus.Publish(w.Context(), b, world.UserCreated{ID: "ada"}, bus.WithDelay(time.Hour)))
+		world.Settle(2 * time.Hour)
 		got := sw.all()
 		require.Equal(w, []string{"8s", "3s"}, got["dwell user.created svc/default"])
 		delete(got, "dwell user.created svc/default")
@@ -127,20 +128,20 @@ func TestMeasureEvents(t *testing.T) {
 
 // An event that waited for a process to come has lagged.
 func TestMeasureLag(t *testing.T) {
-	everywhere(t, func(w *world) {
+	world.Everywhere(t, func(w *world.World) {
 		listen := func(b *bus.Bus) *bus.Subscription {
-			sub, err := bus.SubscribeBatch(w.Context(), b, func(context.Context, []userCreated) error { time.Sleep(time.Second); return nil })
+			sub, err := bus.SubscribeBatch(w.Context(), b, func(context.Context, []world.UserCreated) error { time.Sleep(time.Second); return nil })
 			require.NoError(w, err)
 			return sub
 		}
-		b := w.bus(bus.Config{})
+		b := w.Bus(bus.Config{})
 		require.NoError(w, listen(b).Close(w.Context())) // so that the group is there
-		require.NoError(w, bus.PublishAll(w.Context(), b, userCreated{ID: "ada"}, userCreated{ID: "bob"}))
-		settle(time.Minute)
+		require.NoError(w, bus.PublishAll(w.Context(), b, world.UserCreated{ID: "ada"}, world.UserCreated{ID: "bob"}))
+		world.Settle(time.Minute)
 		var sw stopwatch
 		defer b.Measure(&sw)()
 		listen(b)
-		settle(time.Minute)
+		world.Settle(time.Minute)
 		got := sw.all()
 		require.Equal(w, []string{"1m0s", "1m0s"}, got["lag user.created svc/default"])
 		require.Len(w, got["run user.created svc/default"], 1, "a batch is one run")
@@ -158,29 +159,29 @@ func (m brokenMeter) Handler(bus.HandlerKey) bus.Timings {
 }
 
 func TestMeterMayPanic(t *testing.T) {
-	everywhere(t, func(w *world) {
-		b := w.bus(bus.Config{})
-		require.NoError(w, bus.Handle(w.Context(), b, func(context.Context, createUser) (userID, error) { return "user-1", nil }))
+	world.Everywhere(t, func(w *world.World) {
+		b := w.Bus(bus.Config{})
+		require.NoError(w, bus.Handle(w.Context(), b, func(context.Context, world.CreateUser) (world.UserID, error) { return "user-1", nil }))
 		defer b.Measure(brokenMeter{})()
 		defer b.Measure(brokenMeter{late: true})()
 		for _, ctx := range []context.Context{w.Context(), context.Background()} {
-			id, err := bus.Execute(ctx, b, createUser{Name: "ada"})
+			id, err := bus.Execute(ctx, b, world.CreateUser{Name: "ada"})
 			require.NoError(w, err)
-			require.Equal(w, userID("user-1"), id)
+			require.Equal(w, world.UserID("user-1"), id)
 		}
 	})
 }
 
 // Each meter is asked once for each key, whichever comes first.
 func TestMeterIsAskedOnce(t *testing.T) {
-	everywhere(t, func(w *world) {
-		b := w.bus(bus.Config{})
+	world.Everywhere(t, func(w *world.World) {
+		b := w.Bus(bus.Config{})
 		var all [8]stopwatch
 		var wg sync.WaitGroup
 		for i := range all {
 			wg.Go(func() { b.Measure(&all[i]) })
 			wg.Go(func() {
-				_, err := bus.Subscribe(w.Context(), b, func(context.Context, userCreated) error { return nil }, bus.WithName(fmt.Sprint("l", i)))
+				_, err := bus.Subscribe(w.Context(), b, func(context.Context, world.UserCreated) error { return nil }, bus.WithName(fmt.Sprint("l", i)))
 				require.NoError(w, err)
 			})
 		}

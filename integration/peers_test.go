@@ -14,6 +14,7 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"github.com/jitney-bus/jitney/bus"
+	"github.com/jitney-bus/jitney/integration/internal/world"
 	"github.com/jitney-bus/jitney/resilience"
 )
 
@@ -36,17 +37,17 @@ var peers = []struct{ wrong, file, test string }{
 	{"one message at a time, however many workers", "event_test.go", "TestConcurrencyOfAListener"},
 	{"concurrency is not bounded", "event_test.go", "TestConcurrencyOfAListener"},
 	{"an in-memory bus has no order", "event_test.go", "TestSerialListenerSeesOrder"},
-	{"a second handler of a command runs it a second time", "command_test.go", "TestAnotherServiceIsRefused"},
-	{"a command that nobody handles waits for its deadline", "command_test.go", "TestNoHandler"},
-	{"a handler's error arrives as a text", "command_test.go", "TestHandlerErrorCrossesTheWire"},
+	{"a second handler of a command runs it a second time", "command/command_test.go", "TestAnotherServiceIsRefused"},
+	{"a command that nobody handles waits for its deadline", "command/command_test.go", "TestNoHandler"},
+	{"a handler's error arrives as a text", "command/command_test.go", "TestHandlerErrorCrossesTheWire"},
 	{"a graceful close cancels what runs", "close_test.go", "TestCloseWaitsForRunningHandlersWithALiveContext"},
 	{"after the last attempt an event is given up without a trace", "failure_test.go", "TestRetriesWaitAndEndAsADeadLetter"},
 	{"an event whose handler ends the process comes again for ever", "failure_test.go", "TestCrashLoopIsDeadLetteredUnrun"},
 	{"the same, with processes that are killed", "process/crash_test.go", "TestEventThatKillsItsProcessesIsDeadLettered"},
 	{"what was in a process with such an event shares its fate", "process/crash_test.go", "TestEventThatKillsItsProcessesIsDeadLettered"},
 	{"a dead letter that cannot be written is lost", "failure_test.go", "TestRefusedDeadLetterKeepsTheEvent"},
-	{"a redrive goes to everybody", "deadletters_redrive_test.go", "TestRedriveGoesToWhatFailed"},
-	{"a redrive that dies halfway loses or doubles its message", "deadletters_crash_test.go", "TestRedriveThatDiesIsRepeated"},
+	{"a redrive goes to everybody", "deadletter/redrive_test.go", "TestRedriveGoesToWhatFailed"},
+	{"a redrive that dies halfway loses or doubles its message", "deadletter/crash_test.go", "TestRedriveThatDiesIsRepeated"},
 	{"a slow group holds another one up", "fault_event_test.go", "TestSlowGroupBlocksNoOther"},
 	{"a waiting retry holds a worker", "failure_test.go", "TestWaitingRetriesHoldNoWorker"},
 }
@@ -72,17 +73,17 @@ func TestPeersAreTested(t *testing.T) {
 }
 
 // schedule is when an event that always fails runs, in milliseconds since it was sent.
-func (w *world) schedule(b *bus.Bus, runs int, opts ...bus.SubscribeOption) []int64 {
+func schedule(w *world.World, b *bus.Bus, runs int, opts ...bus.SubscribeOption) []int64 {
 	w.Helper()
-	at := newRecord[time.Time]()
-	_, err := bus.Subscribe(w.Context(), b, func(context.Context, userCreated) error { at.add(time.Now()); return errOops }, opts...)
+	at := world.NewRecord[time.Time]()
+	_, err := bus.Subscribe(w.Context(), b, func(context.Context, world.UserCreated) error { at.Add(time.Now()); return world.ErrOops }, opts...)
 	require.NoError(w, err)
 	sent := time.Now()
-	require.NoError(w, bus.Publish(w.Context(), b, userCreated{}))
-	at.wait(w, runs)
-	settle(time.Hour)
+	require.NoError(w, bus.Publish(w.Context(), b, world.UserCreated{}))
+	at.Wait(w, runs)
+	world.Settle(time.Hour)
 	var ms []int64
-	for _, t := range at.all() {
+	for _, t := range at.All() {
 		ms = append(ms, t.Sub(sent).Milliseconds())
 	}
 	require.Len(w, ms, runs)
@@ -90,7 +91,7 @@ func (w *world) schedule(b *bus.Bus, runs int, opts ...bus.SubscribeOption) []in
 }
 
 // inSchedule allows for what a broker is late.
-func (w *world) inSchedule(want, got []int64) {
+func inSchedule(w *world.World, want, got []int64) {
 	w.Helper()
 	require.Len(w, got, len(want))
 	for i := range want {
@@ -100,7 +101,7 @@ func (w *world) inSchedule(want, got []int64) {
 }
 
 func TestHooksDoNotBendTheSchedule(t *testing.T) {
-	everywhere(t, func(w *world) {
+	world.Everywhere(t, func(w *world.World) {
 		var hooks atomic.Int64
 		hook := func(next bus.Func) bus.Func {
 			return func(ctx context.Context, m *bus.Message) (any, error) {
@@ -111,28 +112,28 @@ func TestHooksDoNotBendTheSchedule(t *testing.T) {
 			}
 		}
 		cfg := bus.Config{
-			Service: "hooked", Retry: steady,
+			Service: "hooked", Retry: world.Steady,
 			Receiving: []bus.Middleware{hook, hook}, Sending: []bus.Middleware{hook},
 			Observers: []bus.Observer{func(bus.Record) { hooks.Add(1) }, func(bus.Record) { hooks.Add(1) }},
 			Journal:   bus.JournalConfig{Size: 100},
 		}
-		for _, b := range []*bus.Bus{w.bus(bus.Config{Service: "plain", Retry: steady}), w.bus(cfg)} {
-			w.inSchedule([]int64{0, 1000, 3000, 7000}, w.schedule(b, 4, bus.WithMiddleware(hook)))
+		for _, b := range []*bus.Bus{w.Bus(bus.Config{Service: "plain", Retry: world.Steady}), w.Bus(cfg)} {
+			inSchedule(w, []int64{0, 1000, 3000, 7000}, schedule(w, b, 4, bus.WithMiddleware(hook)))
 		}
 		require.NotZero(w, hooks.Load())
 	})
 }
 
 func TestFractionalDelaysGrow(t *testing.T) {
-	everywhere(t, func(w *world) {
+	world.Everywhere(t, func(w *world.World) {
 		for base, want := range map[float64][]int64{
 			1.5: {0, 1000, 2500, 4750, 8125},
 			2.5: {0, 1000, 3500, 9750, 25375},
 			1:   {0, 1000, 2000, 3000, 4000},
 		} {
-			b := w.bus(bus.Config{Service: strings.ReplaceAll(fmt.Sprint("s", base), ".", "-"), Retry: resilience.Retry{
+			b := w.Bus(bus.Config{Service: strings.ReplaceAll(fmt.Sprint("s", base), ".", "-"), Retry: resilience.Retry{
 				MaxRetries: 4, Initial: time.Second, Max: time.Hour, Base: base, Jitter: resilience.NoJitter}})
-			w.inSchedule(want, w.schedule(b, 5))
+			inSchedule(w, want, schedule(w, b, 5))
 			require.NoError(w, b.Close(w.Context()))
 		}
 	})
@@ -142,40 +143,40 @@ func TestFractionalDelaysGrow(t *testing.T) {
 func TestShutdownMakesNoDeadLetters(t *testing.T) {
 	for name, returned := range map[string]func(context.Context) error{
 		"the context's error": context.Context.Err,
-		"for good":            func(context.Context) error { return bus.Permanent(errOops) },
+		"for good":            func(context.Context) error { return bus.Permanent(world.ErrOops) },
 		"a panic":             func(context.Context) error { panic("shutting down") },
 	} {
 		t.Run(name, func(t *testing.T) {
-			everywhere(t, func(w *world) {
-				tr := w.open()
+			world.Everywhere(t, func(w *world.World) {
+				tr := w.Open()
 				never := resilience.Retry{MaxRetries: resilience.NoRetries}
-				b := w.busOn(w.open(), bus.Config{CloseTimeout: time.Second, Retry: never})
-				started := newRecord[int]()
+				b := w.BusOn(w.Open(), bus.Config{CloseTimeout: time.Second, Retry: never})
+				started := world.NewRecord[int]()
 				for _, group := range []string{"one", "two"} {
-					_, err := bus.Subscribe(w.Context(), b, func(ctx context.Context, _ userCreated) error {
-						started.add(1)
+					_, err := bus.Subscribe(w.Context(), b, func(ctx context.Context, _ world.UserCreated) error {
+						started.Add(1)
 						<-ctx.Done()
 						return returned(ctx)
 					}, bus.WithGroup(group), bus.WithConcurrency(2))
 					require.NoError(w, err)
 				}
 				for range 5 {
-					require.NoError(w, bus.Publish(w.Context(), b, userCreated{}))
+					require.NoError(w, bus.Publish(w.Context(), b, world.UserCreated{}))
 				}
-				started.wait(w, 4)
+				started.Wait(w, 4)
 				require.NoError(w, b.Close(w.Context()))
-				settle(time.Hour)
-				w.deadLetters(tr, 0)
-				attempts := newRecord[int]()
+				world.Settle(time.Hour)
+				w.DeadLetters(tr, 0)
+				attempts := world.NewRecord[int]()
 				for _, group := range []string{"one", "two"} {
-					_, err := bus.Subscribe(w.Context(), w.bus(bus.Config{Retry: never}), func(ctx context.Context, _ userCreated) error {
+					_, err := bus.Subscribe(w.Context(), w.Bus(bus.Config{Retry: never}), func(ctx context.Context, _ world.UserCreated) error {
 						m, _ := bus.MetaFrom(ctx)
-						attempts.add(m.Attempt)
+						attempts.Add(m.Attempt)
 						return nil
 					}, bus.WithGroup(group))
 					require.NoError(w, err)
 				}
-				require.Equal(w, []int{1, 1, 1, 1, 1, 1, 1, 1, 1, 1}, attempts.wait(w, 10))
+				require.Equal(w, []int{1, 1, 1, 1, 1, 1, 1, 1, 1, 1}, attempts.Wait(w, 10))
 				require.NoError(w, tr.Close(w.Context()))
 			})
 		})
@@ -185,74 +186,74 @@ func TestShutdownMakesNoDeadLetters(t *testing.T) {
 // After a pause of any length a group goes on where it was: it has what it missed and
 // nothing that it has had.
 func TestCleanCloseKeepsTheGroup(t *testing.T) {
-	everywhere(t, func(w *world) {
-		publisher := w.bus(bus.Config{Service: "publisher"})
-		got := newRecord[userID]()
+	world.Everywhere(t, func(w *world.World) {
+		publisher := w.Bus(bus.Config{Service: "publisher"})
+		got := world.NewRecord[world.UserID]()
 		n := 0
 		publish := func() {
 			for range 10 {
 				n++
-				require.NoError(w, bus.Publish(w.Context(), publisher, userCreated{ID: userID(fmt.Sprint(n))}))
+				require.NoError(w, bus.Publish(w.Context(), publisher, world.UserCreated{ID: world.UserID(fmt.Sprint(n))}))
 			}
 		}
 		for i, pause := range []time.Duration{0, 8 * time.Second, time.Minute, 24 * time.Hour} {
-			settle(pause)
-			b := w.bus(bus.Config{Service: "mailer"})
-			sub, err := bus.Subscribe(w.Context(), b, func(_ context.Context, e userCreated) error { got.add(e.ID); return nil })
+			world.Settle(pause)
+			b := w.Bus(bus.Config{Service: "mailer"})
+			sub, err := bus.Subscribe(w.Context(), b, func(_ context.Context, e world.UserCreated) error { got.Add(e.ID); return nil })
 			require.NoError(w, err)
 			publish()
-			got.wait(w, n)
+			got.Wait(w, n)
 			if i%2 == 0 {
 				require.NoError(w, sub.Close(w.Context()))
 			}
 			require.NoError(w, b.Close(w.Context()))
 			publish()
 		}
-		_, err := bus.Subscribe(w.Context(), w.bus(bus.Config{Service: "mailer"}), func(_ context.Context, e userCreated) error { got.add(e.ID); return nil })
+		_, err := bus.Subscribe(w.Context(), w.Bus(bus.Config{Service: "mailer"}), func(_ context.Context, e world.UserCreated) error { got.Add(e.ID); return nil })
 		require.NoError(w, err)
-		got.wait(w, n)
-		settle(time.Hour)
-		times := map[userID]int{}
-		for _, id := range got.all() {
+		got.Wait(w, n)
+		world.Settle(time.Hour)
+		times := map[world.UserID]int{}
+		for _, id := range got.All() {
 			times[id]++
 		}
 		require.Len(w, times, n)
-		require.Len(w, got.all(), n, "each once")
+		require.Len(w, got.All(), n, "each once")
 	})
 }
 
 // A process that starts and stops hands back what it has not begun, as often as it
 // likes.
 func TestHandBacksBurnNoAttempts(t *testing.T) {
-	everywhere(t, func(w *world) {
-		tr := w.open()
-		publisher := w.bus(bus.Config{Service: "publisher"})
+	world.Everywhere(t, func(w *world.World) {
+		tr := w.Open()
+		publisher := w.Bus(bus.Config{Service: "publisher"})
 		for round := range 20 {
-			b := w.bus(bus.Config{CloseTimeout: time.Millisecond})
-			started := newRecord[int]()
-			_, err := bus.Subscribe(w.Context(), b, func(ctx context.Context, _ userCreated) error {
-				started.add(1)
+			b := w.Bus(bus.Config{CloseTimeout: time.Millisecond})
+			started := world.NewRecord[int]()
+			_, err := bus.Subscribe(w.Context(), b, func(ctx context.Context, _ world.UserCreated) error {
+				started.Add(1)
 				<-ctx.Done()
 				return ctx.Err()
 			}, bus.WithConcurrency(1))
 			require.NoError(w, err)
 			if round == 0 {
 				for range 8 {
-					require.NoError(w, bus.Publish(w.Context(), publisher, userCreated{}))
+					require.NoError(w, bus.Publish(w.Context(), publisher, world.UserCreated{}))
 				}
 			}
-			started.wait(w, 1)
+			started.Wait(w, 1)
 			require.NoError(w, b.Close(w.Context()))
 		}
-		attempts := newRecord[int]()
-		_, err := bus.Subscribe(w.Context(), w.bus(bus.Config{}), func(ctx context.Context, _ userCreated) error {
+		attempts := world.NewRecord[int]()
+		_, err := bus.Subscribe(w.Context(), w.Bus(bus.Config{}), func(ctx context.Context, _ world.UserCreated) error {
 			m, _ := bus.MetaFrom(ctx)
-			attempts.add(m.Attempt)
+			attempts.Add(m.Attempt)
 			return nil
 		})
 		require.NoError(w, err)
-		require.Equal(w, []int{1, 1, 1, 1, 1, 1, 1, 1}, attempts.wait(w, 8))
-		w.deadLetters(tr, 0)
+		require.Equal(w, []int{1, 1, 1, 1, 1, 1, 1, 1}, attempts.Wait(w, 8))
+		w.DeadLetters(tr, 0)
 		require.NoError(w, tr.Close(w.Context()))
 	})
 }
@@ -261,25 +262,25 @@ func TestHandBacksBurnNoAttempts(t *testing.T) {
 // way it fails, and costs nothing between.
 func TestFailuresDoNotSpin(t *testing.T) {
 	for name, fail := range map[string]func() error{
-		"an error":            func() error { return errOops },
+		"an error":            func() error { return world.ErrOops },
 		"a panic":             func() error { panic("oh") },
-		"again without delay": func() error { return bus.RetryAfter(0, errOops) },
+		"again without delay": func() error { return bus.RetryAfter(0, world.ErrOops) },
 	} {
 		t.Run(name, func(t *testing.T) {
-			everywhere(t, func(w *world) {
-				tr := newFaulty(w.open())
-				b := w.busOn(tr, bus.Config{Retry: steady})
+			world.Everywhere(t, func(w *world.World) {
+				tr := world.NewFaulty(w.Open())
+				b := w.BusOn(tr, bus.Config{Retry: world.Steady})
 				var runs atomic.Int64
 				for _, group := range []string{"one", "two"} {
-					_, err := bus.Subscribe(w.Context(), b, func(context.Context, userCreated) error { runs.Add(1); return fail() }, bus.WithGroup(group))
+					_, err := bus.Subscribe(w.Context(), b, func(context.Context, world.UserCreated) error { runs.Add(1); return fail() }, bus.WithGroup(group))
 					require.NoError(w, err)
 				}
-				require.NoError(w, bus.Publish(w.Context(), b, userCreated{}))
-				settle(time.Hour)
+				require.NoError(w, bus.Publish(w.Context(), b, world.UserCreated{}))
+				world.Settle(time.Hour)
 				require.EqualValues(w, 8, runs.Load())
-				require.Equal(w, 6, tr.count("nak"))
-				require.Equal(w, 2, tr.count("term"))
-				w.deadLetters(tr.Transport, 2)
+				require.Equal(w, 6, tr.Count("nak"))
+				require.Equal(w, 2, tr.Count("term"))
+				w.DeadLetters(tr.Transport, 2)
 			})
 		})
 	}

@@ -11,6 +11,7 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"github.com/jitney-bus/jitney/bus"
+	"github.com/jitney-bus/jitney/integration/internal/world"
 	"github.com/jitney-bus/jitney/transport"
 )
 
@@ -23,14 +24,14 @@ type player struct {
 }
 
 // play registers players and records each run, as "name attempt".
-func play(w *world, s bus.Scope, ran *record[string], players ...player) map[string]*bus.Subscription {
+func play(w *world.World, s bus.Scope, ran *world.Record[string], players ...player) map[string]*bus.Subscription {
 	w.Helper()
 	subs := map[string]*bus.Subscription{}
 	for _, p := range players {
 		var runs atomic.Int64
-		sub, err := bus.Subscribe(w.Context(), s, func(ctx context.Context, _ userCreated) error {
+		sub, err := bus.Subscribe(w.Context(), s, func(ctx context.Context, _ world.UserCreated) error {
 			m, _ := bus.MetaFrom(ctx)
-			ran.add(fmt.Sprint(p.name, " ", m.Attempt))
+			ran.Add(fmt.Sprint(p.name, " ", m.Attempt))
 			time.Sleep(10 * time.Millisecond) // so that nobody is done before another has begun
 			if n := int(runs.Add(1)); n <= len(p.errs) {
 				return p.errs[n-1]
@@ -45,20 +46,20 @@ func play(w *world, s bus.Scope, ran *record[string], players ...player) map[str
 
 func stop(err error) error { return bus.StopPropagation(err) }
 
-func later(d time.Duration) error { return bus.RetryAfter(d, errOops) }
+func later(d time.Duration) error { return bus.RetryAfter(d, world.ErrOops) }
 
 // inBoth runs a behaviour for listeners of a group and for those of a session.
-func inBoth(t *testing.T, f func(w *world, tr transport.Transport, s bus.Scope)) {
+func inBoth(t *testing.T, f func(w *world.World, tr transport.Transport, s bus.Scope)) {
 	t.Run("group", func(t *testing.T) {
-		everywhere(t, func(w *world) {
-			tr := w.open()
-			f(w, tr, w.busOn(tr, bus.Config{Retry: steady}))
+		world.Everywhere(t, func(w *world.World) {
+			tr := w.Open()
+			f(w, tr, w.BusOn(tr, bus.Config{Retry: world.Steady}))
 		})
 	})
 	t.Run("session", func(t *testing.T) {
-		everywhere(t, func(w *world) {
-			tr := w.open()
-			s, err := w.busOn(tr, bus.Config{Retry: steady}).Session(w.Context(), "job")
+		world.Everywhere(t, func(w *world.World) {
+			tr := w.Open()
+			s, err := w.BusOn(tr, bus.Config{Retry: world.Steady}).Session(w.Context(), "job")
 			require.NoError(w, err)
 			f(w, tr, s)
 		})
@@ -68,7 +69,7 @@ func inBoth(t *testing.T, f func(w *world, tr transport.Transport, s bus.Scope))
 func TestFailuresByPriority(t *testing.T) {
 	const high, normal, low = bus.PriorityHigh, bus.PriorityNormal, bus.PriorityLow
 	const long = 40 * time.Second // the retry waits in the broker, if it may
-	fail, halt, dead := errOops, stop(errOops), stop(bus.Permanent(errOops))
+	fail, halt, dead := world.ErrOops, stop(world.ErrOops), stop(bus.Permanent(world.ErrOops))
 	for what, c := range map[string]struct {
 		players []player
 		want    []string // what is in one line runs in any order
@@ -156,18 +157,18 @@ func TestFailuresByPriority(t *testing.T) {
 		},
 	} {
 		t.Run(what, func(t *testing.T) {
-			inBoth(t, func(w *world, tr transport.Transport, s bus.Scope) {
-				ran := newRecord[string]()
+			inBoth(t, func(w *world.World, tr transport.Transport, s bus.Scope) {
+				ran := world.NewRecord[string]()
 				play(w, s, ran, c.players...)
-				require.NoError(w, bus.Publish(w.Context(), s, userCreated{}))
-				settle(5 * time.Minute)
+				require.NoError(w, bus.Publish(w.Context(), s, world.UserCreated{}))
+				world.Settle(5 * time.Minute)
 				if _, ok := s.(*bus.Session); ok && what == "an equal one fails without stopping" {
 					// What waits in one process waits together, for the longest.
 					c.want = []string{"check 1, peer 1", "check 2, peer 2", "work 1"}
 				}
-				require.Equal(w, inAnyOrder(c.want, ran.all()), ran.all())
+				require.Equal(w, inAnyOrder(c.want, ran.All()), ran.All())
 				var dead []string
-				for _, d := range w.deadLetters(tr, len(c.dead)) {
+				for _, d := range w.DeadLetters(tr, len(c.dead)) {
 					dead = append(dead, d.Handler)
 				}
 				require.ElementsMatch(w, c.dead, dead)
@@ -191,26 +192,26 @@ func inAnyOrder(want, got []string) (flat []string) {
 
 // Nobody who waits holds a worker.
 func TestWhileOneEventIsStoppedOthersRun(t *testing.T) {
-	inBoth(t, func(w *world, _ transport.Transport, s bus.Scope) {
-		ran := newRecord[userID]()
+	inBoth(t, func(w *world.World, _ transport.Transport, s bus.Scope) {
+		ran := world.NewRecord[world.UserID]()
 		for name, priority := range map[string]int{"check": 100, "work": 50} {
-			_, err := bus.Subscribe(w.Context(), s, func(ctx context.Context, e userCreated) error {
+			_, err := bus.Subscribe(w.Context(), s, func(ctx context.Context, e world.UserCreated) error {
 				if m, _ := bus.MetaFrom(ctx); name == "check" && e.ID == "slow" && m.Attempt == 1 {
 					return stop(later(20 * time.Second))
 				} else if name == "work" {
-					ran.add(e.ID)
+					ran.Add(e.ID)
 				}
 				return nil
 			}, bus.WithName(name), bus.WithPriority(priority), bus.WithConcurrency(1))
 			require.NoError(w, err)
 		}
-		for _, id := range []userID{"slow", "slow", "slow", "fast"} {
-			require.NoError(w, bus.Publish(w.Context(), s, userCreated{ID: id}))
+		for _, id := range []world.UserID{"slow", "slow", "slow", "fast"} {
+			require.NoError(w, bus.Publish(w.Context(), s, world.UserCreated{ID: id}))
 		}
 		began := time.Now()
-		require.Equal(w, []userID{"fast"}, ran.wait(w, 1))
+		require.Equal(w, []world.UserID{"fast"}, ran.Wait(w, 1))
 		require.Less(w, time.Since(began), 10*time.Second)
-		ran.wait(w, 4)
+		ran.Wait(w, 4)
 	})
 }
 
@@ -230,23 +231,23 @@ func TestCloseWhileAnEventIsStopped(t *testing.T) {
 		"nobody ever has who stopped it":         {next: [][]player{{all[2]}}, dead: []string{"check", "work", "log"}},
 		"who stopped it is closed, and again":    {next: [][]player{{all[0]}}, close: "check", want: []string{"check 2", "work 1", "log 1"}},
 		"who waits is closed, and again":         {next: [][]player{{all[2]}}, close: "work", want: []string{"check 2", "log 1", "work 1"}},
-		"it is stopped again, and then for good": {next: [][]player{{{"check", 100, []error{stop(later(20 * time.Second)), stop(bus.Permanent(errOops))}}, all[2]}}, want: []string{"check 2", "check 3"}, dead: []string{"check"}},
+		"it is stopped again, and then for good": {next: [][]player{{{"check", 100, []error{stop(later(20 * time.Second)), stop(bus.Permanent(world.ErrOops))}}, all[2]}}, want: []string{"check 2", "check 3"}, dead: []string{"check"}},
 	} {
 		t.Run(what, func(t *testing.T) {
-			everywhere(t, func(w *world) {
-				tr := w.open()
-				w.busOn(tr, bus.Config{Service: "p"}) // closes it
-				b := w.bus(bus.Config{Retry: steady})
-				before, after := newRecord[string](), newRecord[string]()
+			world.Everywhere(t, func(w *world.World) {
+				tr := w.Open()
+				w.BusOn(tr, bus.Config{Service: "p"}) // closes it
+				b := w.Bus(bus.Config{Retry: world.Steady})
+				before, after := world.NewRecord[string](), world.NewRecord[string]()
 				now := []player{{"check", 100, []error{stop(later(20 * time.Second))}}, all[1], all[2], all[3]}
 				if what == "one that lacks who stopped it" {
 					now = now[:3] // two that nobody is sure to find might take turns in missing each other
 				}
 				subs := play(w, b, before, now...)
 				at := time.Now()
-				require.NoError(w, bus.Publish(w.Context(), b, userCreated{ID: "x"}, bus.WithHeader("Tenant", "t")))
-				before.wait(w, 2)
-				settle(time.Second)
+				require.NoError(w, bus.Publish(w.Context(), b, world.UserCreated{ID: "x"}, bus.WithHeader("Tenant", "t")))
+				before.Wait(w, 2)
+				world.Settle(time.Second)
 				ran := after
 				if c.close != "" {
 					require.NoError(w, subs[c.close].Close(w.Context()))
@@ -256,26 +257,26 @@ func TestCloseWhileAnEventIsStopped(t *testing.T) {
 				}
 				for i, players := range c.next {
 					if i > 0 {
-						settle(30 * time.Second)
+						world.Settle(30 * time.Second)
 					}
 					s := b
 					if c.close == "" {
-						s = w.bus(bus.Config{Retry: steady})
+						s = w.Bus(bus.Config{Retry: world.Steady})
 					}
 					play(w, s, ran, players...)
 				}
-				settle(5 * time.Minute)
-				require.ElementsMatch(w, []string{"check 1", "peer 1"}, before.all()[:2])
-				rest := append([]string{}, ran.all()...)
+				world.Settle(5 * time.Minute)
+				require.ElementsMatch(w, []string{"check 1", "peer 1"}, before.All()[:2])
+				rest := append([]string{}, ran.All()...)
 				if c.close != "" {
 					rest = rest[2:]
 				} else {
-					require.Len(w, before.all(), 2)
+					require.Len(w, before.All(), 2)
 				}
 				require.Equal(w, append([]string{}, c.want...), rest)
 				require.Greater(w, time.Since(at), 20*time.Second)
 				var dead []string
-				for _, d := range w.deadLetters(tr, len(c.dead)) {
+				for _, d := range w.DeadLetters(tr, len(c.dead)) {
 					dead = append(dead, d.Handler)
 					require.Equal(w, transport.Header{"Tenant": {"t"}}, d.Message.Header)
 				}
@@ -287,10 +288,10 @@ func TestCloseWhileAnEventIsStopped(t *testing.T) {
 
 // What Close cuts short decides nothing: it was stopped before and stays so.
 func TestStoppedListenerIsCutShort(t *testing.T) {
-	everywhere(t, func(w *world) {
-		b := w.bus(bus.Config{})
-		ran, after := newRecord[string](), newRecord[string]()
-		_, err := bus.Subscribe(w.Context(), b, func(ctx context.Context, _ userCreated) error {
+	world.Everywhere(t, func(w *world.World) {
+		b := w.Bus(bus.Config{})
+		ran, after := world.NewRecord[string](), world.NewRecord[string]()
+		_, err := bus.Subscribe(w.Context(), b, func(ctx context.Context, _ world.UserCreated) error {
 			if m, _ := bus.MetaFrom(ctx); m.Attempt == 1 {
 				return stop(later(10 * time.Second))
 			}
@@ -299,15 +300,15 @@ func TestStoppedListenerIsCutShort(t *testing.T) {
 		}, bus.WithName("check"), bus.WithPriority(100))
 		require.NoError(w, err)
 		play(w, b, ran, player{"work", 50, nil})
-		require.NoError(w, bus.Publish(w.Context(), b, userCreated{}))
-		settle(11 * time.Second)
+		require.NoError(w, bus.Publish(w.Context(), b, world.UserCreated{}))
+		world.Settle(11 * time.Second)
 		ctx, cancel := context.WithTimeout(context.Background(), time.Second)
 		defer cancel()
 		require.NoError(w, b.Close(ctx))
-		play(w, w.bus(bus.Config{}), after, player{"check", 100, nil}, player{"work", 50, nil})
-		settle(time.Minute)
-		require.Empty(w, ran.all())
-		require.Equal(w, []string{"check 2", "work 1"}, after.all())
+		play(w, w.Bus(bus.Config{}), after, player{"check", 100, nil}, player{"work", 50, nil})
+		world.Settle(time.Minute)
+		require.Empty(w, ran.All())
+		require.Equal(w, []string{"check 2", "work 1"}, after.All())
 	})
 }
 
@@ -316,11 +317,11 @@ func TestStoppedListenerIsCutShort(t *testing.T) {
 func TestStoppingListenerIsClosedBeforeItsTurn(t *testing.T) {
 	for closed, want := range map[string][]string{"check": {"check 2", "work 1"}, "peer": {"check 2", "peer 2", "work 1"}} {
 		t.Run(closed, func(t *testing.T) {
-			everywhere(t, func(w *world) {
-				b := w.bus(bus.Config{})
-				ran := newRecord[string]()
+			world.Everywhere(t, func(w *world.World) {
+				b := w.Bus(bus.Config{})
+				ran := world.NewRecord[string]()
 				listen := func(name string, priority int) *bus.Subscription {
-					sub, err := bus.Subscribe(w.Context(), b, func(ctx context.Context, e userCreated) error {
+					sub, err := bus.Subscribe(w.Context(), b, func(ctx context.Context, e world.UserCreated) error {
 						m, _ := bus.MetaFrom(ctx)
 						switch {
 						case e.ID == "busy" && name == closed:
@@ -329,7 +330,7 @@ func TestStoppingListenerIsClosedBeforeItsTurn(t *testing.T) {
 						case name != "work" && m.Attempt == 1:
 							return stop(later(40 * time.Second))
 						default:
-							ran.add(fmt.Sprint(name, " ", m.Attempt))
+							ran.Add(fmt.Sprint(name, " ", m.Attempt))
 						}
 						return nil
 					}, bus.WithName(name), bus.WithPriority(priority), bus.WithConcurrency(map[bool]int{true: 1, false: 4}[name == closed]))
@@ -337,18 +338,18 @@ func TestStoppingListenerIsClosedBeforeItsTurn(t *testing.T) {
 					return sub
 				}
 				subs := map[string]*bus.Subscription{"check": listen("check", 100), "peer": listen("peer", 100), "work": listen("work", 50)}
-				require.NoError(w, bus.Publish(w.Context(), b, userCreated{ID: "x"}))
-				settle(35 * time.Second)
-				require.NoError(w, bus.Publish(w.Context(), b, userCreated{ID: "busy"}))
-				settle(10 * time.Second)
+				require.NoError(w, bus.Publish(w.Context(), b, world.UserCreated{ID: "x"}))
+				world.Settle(35 * time.Second)
+				require.NoError(w, bus.Publish(w.Context(), b, world.UserCreated{ID: "busy"}))
+				world.Settle(10 * time.Second)
 				ctx, cancel := context.WithTimeout(w.Context(), time.Second)
 				defer cancel()
 				require.Error(w, subs[closed].Close(ctx), "it is busy")
-				settle(15 * time.Second)
-				require.ElementsMatch(w, want[:len(want)-2], ran.all())
+				world.Settle(15 * time.Second)
+				require.ElementsMatch(w, want[:len(want)-2], ran.All())
 				listen(closed, 100)
-				settle(2 * time.Minute)
-				require.Equal(w, want, ran.all())
+				world.Settle(2 * time.Minute)
+				require.Equal(w, want, ran.All())
 			})
 		})
 	}
@@ -357,12 +358,12 @@ func TestStoppingListenerIsClosedBeforeItsTurn(t *testing.T) {
 func TestStoppedForAsLongAsAsked(t *testing.T) {
 	for _, wait := range []time.Duration{20 * time.Second, 40 * time.Second} {
 		t.Run(wait.String(), func(t *testing.T) {
-			inBoth(t, func(w *world, _ transport.Transport, s bus.Scope) {
-				at := newRecord[time.Duration]()
+			inBoth(t, func(w *world.World, _ transport.Transport, s bus.Scope) {
+				at := world.NewRecord[time.Duration]()
 				began := time.Now()
 				for _, name := range []string{"check", "peer"} {
-					_, err := bus.Subscribe(w.Context(), s, func(ctx context.Context, _ userCreated) error {
-						at.add(time.Since(began))
+					_, err := bus.Subscribe(w.Context(), s, func(ctx context.Context, _ world.UserCreated) error {
+						at.Add(time.Since(began))
 						if m, _ := bus.MetaFrom(ctx); m.Attempt > 1 {
 							return nil
 						}
@@ -373,9 +374,9 @@ func TestStoppedForAsLongAsAsked(t *testing.T) {
 					}, bus.WithName(name), bus.WithPriority(100))
 					require.NoError(w, err)
 				}
-				play(w, s, newRecord[string](), player{"work", 50, nil})
-				require.NoError(w, bus.Publish(w.Context(), s, userCreated{}))
-				for _, d := range at.wait(w, 4)[2:] {
+				play(w, s, world.NewRecord[string](), player{"work", 50, nil})
+				require.NoError(w, bus.Publish(w.Context(), s, world.UserCreated{}))
+				for _, d := range at.Wait(w, 4)[2:] {
 					require.InDelta(w, wait.Seconds(), d.Seconds(), 0.5)
 				}
 			})
@@ -385,107 +386,107 @@ func TestStoppedForAsLongAsAsked(t *testing.T) {
 
 // After a crash the event comes whole, and nobody knows who had run.
 func TestCrashWhileAnEventIsStopped(t *testing.T) {
-	acrossProcesses(t, func(w *world) {
-		tr := newFaulty(w.open())
-		ran := newRecord[string]()
-		play(w, w.busOn(tr, bus.Config{Retry: steady}), newRecord[string](),
+	world.AcrossProcesses(t, func(w *world.World) {
+		tr := world.NewFaulty(w.Open())
+		ran := world.NewRecord[string]()
+		play(w, w.BusOn(tr, bus.Config{Retry: world.Steady}), world.NewRecord[string](),
 			player{"check", 100, []error{stop(later(20 * time.Second))}}, player{"work", 50, nil})
-		require.NoError(w, bus.Publish(w.Context(), w.bus(bus.Config{Service: "p"}), userCreated{}))
-		settle(time.Second)
-		tr.kill()
-		play(w, w.bus(bus.Config{Retry: steady}), ran, player{"check", 100, nil}, player{"work", 50, nil})
-		settle(5 * time.Minute)
-		require.Equal(w, []string{"check 2", "work 2"}, ran.all())
+		require.NoError(w, bus.Publish(w.Context(), w.Bus(bus.Config{Service: "p"}), world.UserCreated{}))
+		world.Settle(time.Second)
+		tr.Kill()
+		play(w, w.Bus(bus.Config{Retry: world.Steady}), ran, player{"check", 100, nil}, player{"work", 50, nil})
+		world.Settle(5 * time.Minute)
+		require.Equal(w, []string{"check 2", "work 2"}, ran.All())
 	})
 }
 
 func TestStoppedWhileTheDeadLetterIsRefused(t *testing.T) {
-	everywhere(t, func(w *world) {
-		tr := &fullDeadLetters{Transport: w.open()}
+	world.Everywhere(t, func(w *world.World) {
+		tr := &fullDeadLetters{Transport: w.Open()}
 		tr.full.Store(true)
-		ran := newRecord[string]()
-		dead := stop(bus.Permanent(errOops))
-		play(w, w.busOn(tr, bus.Config{}), ran, player{"check", 100, []error{dead, dead, dead}}, player{"work", 50, nil})
-		require.NoError(w, bus.Publish(w.Context(), w.bus(bus.Config{Service: "p"}), userCreated{}))
-		settle(8 * time.Second)
-		require.Equal(w, []string{"check 1", "check 2"}, ran.all())
+		ran := world.NewRecord[string]()
+		dead := stop(bus.Permanent(world.ErrOops))
+		play(w, w.BusOn(tr, bus.Config{}), ran, player{"check", 100, []error{dead, dead, dead}}, player{"work", 50, nil})
+		require.NoError(w, bus.Publish(w.Context(), w.Bus(bus.Config{Service: "p"}), world.UserCreated{}))
+		world.Settle(8 * time.Second)
+		require.Equal(w, []string{"check 1", "check 2"}, ran.All())
 		tr.full.Store(false)
-		settle(time.Hour)
-		require.Equal(w, []string{"check 1", "check 2", "check 3"}, ran.all())
-		w.deadLetters(tr.Transport, 1)
+		world.Settle(time.Hour)
+		require.Equal(w, []string{"check 1", "check 2", "check 3"}, ran.All())
+		w.DeadLetters(tr.Transport, 1)
 	})
 }
 
 func TestStoppedWhileTheCopyIsRefused(t *testing.T) {
-	everywhere(t, func(w *world) {
-		tr := newFaulty(w.open())
-		ran := newRecord[string]()
-		play(w, w.busOn(tr, bus.Config{}), ran, player{"check", 100, []error{stop(later(time.Hour))}}, player{"work", 50, nil})
-		tr.set(failing("publish", transport.ErrUnavailable))
-		require.NoError(w, bus.Publish(w.Context(), w.bus(bus.Config{Service: "p"}), userCreated{}))
-		settle(70 * time.Minute)
-		require.Equal(w, []string{"check 1", "check 2", "work 1"}, ran.all())
+	world.Everywhere(t, func(w *world.World) {
+		tr := world.NewFaulty(w.Open())
+		ran := world.NewRecord[string]()
+		play(w, w.BusOn(tr, bus.Config{}), ran, player{"check", 100, []error{stop(later(time.Hour))}}, player{"work", 50, nil})
+		tr.Set(world.Failing("publish", transport.ErrUnavailable))
+		require.NoError(w, bus.Publish(w.Context(), w.Bus(bus.Config{Service: "p"}), world.UserCreated{}))
+		world.Settle(70 * time.Minute)
+		require.Equal(w, []string{"check 1", "check 2", "work 1"}, ran.All())
 	})
 }
 
 func TestObserversSeeWhatIsStopped(t *testing.T) {
-	everywhere(t, func(w *world) {
-		b, told := w.observed(w.open(), bus.Config{Retry: steady})
-		play(w, b, newRecord[string](),
-			player{"check", 100, []error{stop(errOops), stop(bus.Permanent(errOops))}}, player{"work", 50, nil})
-		require.NoError(w, bus.Publish(w.Context(), b, userCreated{}))
-		settle(time.Minute)
+	world.Everywhere(t, func(w *world.World) {
+		b, told := w.Observed(w.Open(), bus.Config{Retry: world.Steady})
+		play(w, b, world.NewRecord[string](),
+			player{"check", 100, []error{stop(world.ErrOops), stop(bus.Permanent(world.ErrOops))}}, player{"work", 50, nil})
+		require.NoError(w, bus.Publish(w.Context(), b, world.UserCreated{}))
+		world.Settle(time.Minute)
 		require.Equal(w, []string{
 			"sent user.created / 0",
 			"handled user.created svc/check 1 failed", "retrying user.created svc/check 1 in 1s failed",
 			"handled user.created svc/check 2 failed", "dead-lettered user.created svc/check 2 failed",
 			"filtered user.created svc/work 1 failed",
-		}, steps(told.all()))
-		require.ErrorIs(w, told.all()[5].Err, errOops)
+		}, world.Steps(told.All()))
+		require.ErrorIs(w, told.All()[5].Err, world.ErrOops)
 	})
 }
 
 // A listener of a session that is closed while others wait for it, or while events
 // wait for it, takes its share with it.
 func TestSessionListenerIsClosedWhileEventsWait(t *testing.T) {
-	everywhere(t, func(w *world) {
-		b, told := w.observed(w.open(), bus.Config{Retry: steady})
+	world.Everywhere(t, func(w *world.World) {
+		b, told := w.Observed(w.Open(), bus.Config{Retry: world.Steady})
 		s, err := b.Session(w.Context(), "job")
 		require.NoError(w, err)
-		ran := newRecord[string]()
+		ran := world.NewRecord[string]()
 		subs := play(w, s, ran, player{"check", 100, []error{stop(later(20 * time.Second))}}, player{"work", 50, nil})
-		require.NoError(w, bus.Publish(w.Context(), s, userCreated{}))
-		settle(time.Second)
+		require.NoError(w, bus.Publish(w.Context(), s, world.UserCreated{}))
+		world.Settle(time.Second)
 		require.NoError(w, subs["check"].Close(w.Context()))
-		settle(time.Minute)
-		require.Equal(w, []string{"check 1"}, ran.all())
-		lines := steps(told.all())
+		world.Settle(time.Minute)
+		require.Equal(w, []string{"check 1"}, ran.All())
+		lines := world.Steps(told.All())
 		require.ElementsMatch(w, []string{"returned user.created /check 2 failed", "filtered user.created /work 1 failed"}, lines[len(lines)-2:])
 
-		narrow := newRecord[int]()
-		sub, err := bus.Subscribe(w.Context(), s, func(context.Context, userCreated) error {
-			narrow.add(1)
+		narrow := world.NewRecord[int]()
+		sub, err := bus.Subscribe(w.Context(), s, func(context.Context, world.UserCreated) error {
+			narrow.Add(1)
 			time.Sleep(time.Minute)
 			return nil
 		}, bus.WithName("narrow"), bus.WithConcurrency(1))
 		require.NoError(w, err)
 		for range 5 {
-			require.NoError(w, bus.Publish(w.Context(), s, userCreated{}))
+			require.NoError(w, bus.Publish(w.Context(), s, world.UserCreated{}))
 		}
-		narrow.wait(w, 1)
-		settle(time.Second)
+		narrow.Wait(w, 1)
+		world.Settle(time.Second)
 		ctx, cancel := context.WithTimeout(w.Context(), 5*time.Minute)
 		defer cancel()
 		require.NoError(w, sub.Close(ctx))
 		require.NoError(w, s.Close(ctx))
-		require.Len(w, narrow.all(), 1)
+		require.Len(w, narrow.All(), 1)
 	})
 }
 
 func TestStopPropagationOfNothing(t *testing.T) {
 	require.NoError(t, bus.StopPropagation(nil))
-	err := fmt.Errorf("check: %w", bus.StopPropagation(errOops))
-	require.ErrorIs(t, err, errOops)
+	err := fmt.Errorf("check: %w", bus.StopPropagation(world.ErrOops))
+	require.ErrorIs(t, err, world.ErrOops)
 	require.EqualError(t, err, "check: oops")
-	require.True(t, bus.IsPermanent(bus.StopPropagation(bus.Permanent(errOops))))
+	require.True(t, bus.IsPermanent(bus.StopPropagation(bus.Permanent(world.ErrOops))))
 }

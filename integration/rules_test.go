@@ -11,14 +11,15 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"github.com/jitney-bus/jitney/bus"
+	"github.com/jitney-bus/jitney/integration/internal/world"
 	"github.com/jitney-bus/jitney/transport"
 )
 
 type generated struct{ A int }
 
 func TestDefinedCommandIsNoEvent(t *testing.T) {
-	everywhere(t, func(w *world) {
-		b := w.bus(bus.Config{})
+	world.Everywhere(t, func(w *world.World) {
+		b := w.Bus(bus.Config{})
 		def := bus.Define[*generated, int]("generated.run")
 		require.NoError(w, def.Handle(w.Context(), b, func(_ context.Context, g *generated) (int, error) { return g.A, nil }))
 		for _, v := range []any{&generated{}, generated{}} {
@@ -36,7 +37,7 @@ func TestDefinedCommandIsNoEvent(t *testing.T) {
 		require.NoError(w, err, "T and *T share a name")
 		require.Equal(w, 7, a)
 
-		events := w.bus(bus.Config{Service: "events"})
+		events := w.Bus(bus.Config{Service: "events"})
 		require.NoError(w, bus.Publish(w.Context(), events, generated{}))
 		_, err = bus.Define[*generated, int]("integration_test.generated").Execute(w.Context(), events, &generated{})
 		require.ErrorContains(w, err, "used as an event")
@@ -53,22 +54,22 @@ type chained struct{ A int }
 func (c chained) Returns(a int) chained { c.A = a; return c }
 
 func TestEventWithAMethodReturns(t *testing.T) {
-	everywhere(t, func(w *world) {
-		b := w.bus(bus.Config{})
+	world.Everywhere(t, func(w *world.World) {
+		b := w.Bus(bus.Config{})
 		require.NoError(w, bus.Publish(w.Context(), b, taxFiled{}))
 		require.NoError(w, bus.Publish(w.Context(), b, chained{}))
 	})
 }
 
 func TestHeadersAreCounted(t *testing.T) {
-	everywhere(t, func(w *world) {
-		b := w.bus(bus.Config{})
+	world.Everywhere(t, func(w *world.World) {
+		b := w.Bus(bus.Config{})
 		var opts []bus.PublishOption
 		for range 64 {
 			opts = append(opts, bus.WithHeader("Tag", "x"))
 		}
-		require.NoError(w, bus.Publish(w.Context(), b, userCreated{}, opts...))
-		err := bus.Publish(w.Context(), b, userCreated{}, append(opts, bus.WithHeader("Tag", "x"))...)
+		require.NoError(w, bus.Publish(w.Context(), b, world.UserCreated{}, opts...))
+		err := bus.Publish(w.Context(), b, world.UserCreated{}, append(opts, bus.WithHeader("Tag", "x"))...)
 		require.Equal(w, bus.CodeInvalid, bus.CodeOf(err))
 		require.ErrorContains(w, err, "64")
 	})
@@ -76,21 +77,21 @@ func TestHeadersAreCounted(t *testing.T) {
 
 // What a middleware sets is checked like what WithHeader does.
 func TestHeadersOfASendingMiddleware(t *testing.T) {
-	everywhere(t, func(w *world) {
+	world.Everywhere(t, func(w *world.World) {
 		var set func(h bus.Header)
-		sent := newRecord[error]()
-		b := w.bus(bus.Config{Sending: []bus.Middleware{func(next bus.Func) bus.Func {
+		sent := world.NewRecord[error]()
+		b := w.Bus(bus.Config{Sending: []bus.Middleware{func(next bus.Func) bus.Func {
 			return func(ctx context.Context, m *bus.Message) (any, error) {
 				set(m.Header)
 				v, err := next(ctx, m)
-				sent.add(err)
+				sent.Add(err)
 				return v, err
 			}
 		}}})
-		got := newRecord[bus.Header]()
-		require.NoError(w, bus.Handle(w.Context(), b, func(ctx context.Context, c createUser) (userID, error) {
+		got := world.NewRecord[bus.Header]()
+		require.NoError(w, bus.Handle(w.Context(), b, func(ctx context.Context, c world.CreateUser) (world.UserID, error) {
 			m, _ := bus.MetaFrom(ctx)
-			got.add(m.Headers())
+			got.Add(m.Headers())
 			return "", nil
 		}))
 		for what, bad := range map[string]func(h bus.Header){
@@ -103,58 +104,58 @@ func TestHeadersOfASendingMiddleware(t *testing.T) {
 			"too many":    func(h bus.Header) { h["A"] = make([]string, 65) },
 		} {
 			set = bad
-			_, err := bus.Execute(w.Context(), b, createUser{Name: "a"})
+			_, err := bus.Execute(w.Context(), b, world.CreateUser{Name: "a"})
 			require.Equal(w, bus.CodeInvalid, bus.CodeOf(err), "%s: %v", what, err)
-			err = bus.Publish(w.Context(), b, userCreated{})
+			err = bus.Publish(w.Context(), b, world.UserCreated{})
 			require.Equal(w, bus.CodeInvalid, bus.CodeOf(err), "%s: %v", what, err)
-			err = bus.PublishAll(w.Context(), b, userCreated{})
+			err = bus.PublishAll(w.Context(), b, world.UserCreated{})
 			require.Equal(w, bus.CodeInvalid, bus.CodeOf(err), "%s: %v", what, err)
 		}
-		require.Empty(w, got.all(), "nothing was sent")
+		require.Empty(w, got.All(), "nothing was sent")
 		set = func(h bus.Header) { delete(h, "Secret"); h.Add("Tenant", "t") }
-		_, err := bus.Execute(w.Context(), b, createUser{Name: "a"}, bus.WithHeader("Secret", "s"))
+		_, err := bus.Execute(w.Context(), b, world.CreateUser{Name: "a"}, bus.WithHeader("Secret", "s"))
 		require.NoError(w, err)
-		require.Equal(w, []bus.Header{{"Tenant": {"t"}}}, got.all(), "it may take away, too")
+		require.Equal(w, []bus.Header{{"Tenant": {"t"}}}, got.All(), "it may take away, too")
 		set = func(h bus.Header) { delete(h, "Secret") }
-		_, err = bus.Execute(w.Context(), b, createUser{Name: "a"}, bus.WithHeader("Secret", "s"))
+		_, err = bus.Execute(w.Context(), b, world.CreateUser{Name: "a"}, bus.WithHeader("Secret", "s"))
 		require.NoError(w, err)
-		require.Empty(w, got.all()[1])
+		require.Empty(w, got.All()[1])
 	})
 }
 
 // The bus's own headers are its own affair.
 func TestHeadersOfTheBusAreHidden(t *testing.T) {
-	everywhere(t, func(w *world) {
-		chain, meta := newRecord[bus.Header](), newRecord[string]()
-		b := w.bus(bus.Config{Receiving: []bus.Middleware{func(next bus.Func) bus.Func {
+	world.Everywhere(t, func(w *world.World) {
+		chain, meta := world.NewRecord[bus.Header](), world.NewRecord[string]()
+		b := w.Bus(bus.Config{Receiving: []bus.Middleware{func(next bus.Func) bus.Func {
 			return func(ctx context.Context, m *bus.Message) (any, error) {
-				chain.add(m.Header)
+				chain.Add(m.Header)
 				return next(ctx, m)
 			}
 		}}})
-		_, err := bus.Subscribe(w.Context(), b, func(ctx context.Context, e userCreated) error {
+		_, err := bus.Subscribe(w.Context(), b, func(ctx context.Context, e world.UserCreated) error {
 			m, _ := bus.MetaFrom(ctx)
-			meta.add(m.Header("Tenant") + m.Header("Jitney-Handler") + m.Header("Jitney-Attempt"))
+			meta.Add(m.Header("Tenant") + m.Header("Jitney-Handler") + m.Header("Jitney-Attempt"))
 			if m.Attempt == 1 {
-				return bus.RetryAfter(time.Hour, errOops)
+				return bus.RetryAfter(time.Hour, world.ErrOops)
 			}
 			return nil
 		})
 		require.NoError(w, err)
-		require.NoError(w, bus.Publish(w.Context(), b, userCreated{}, bus.WithHeader("Tenant", "t")))
-		meta.wait(w, 1)
-		settle(2 * time.Hour)
-		require.Equal(w, []string{"t", "t"}, meta.wait(w, 2), "the second is a copy with headers of ours")
-		for _, h := range chain.all() {
+		require.NoError(w, bus.Publish(w.Context(), b, world.UserCreated{}, bus.WithHeader("Tenant", "t")))
+		meta.Wait(w, 1)
+		world.Settle(2 * time.Hour)
+		require.Equal(w, []string{"t", "t"}, meta.Wait(w, 2), "the second is a copy with headers of ours")
+		for _, h := range chain.All() {
 			require.Equal(w, bus.Header{"Tenant": {"t"}}, h)
 		}
-		require.NoError(w, bus.Handle(w.Context(), b, func(ctx context.Context, c createUser) (userID, error) {
+		require.NoError(w, bus.Handle(w.Context(), b, func(ctx context.Context, c world.CreateUser) (world.UserID, error) {
 			m, _ := bus.MetaFrom(ctx)
-			return userID(m.Header("Jitney-Receipt")), nil
+			return world.UserID(m.Header("Jitney-Receipt")), nil
 		}))
-		for _, from := range []*bus.Bus{b, w.bus(bus.Config{Service: "caller"})} {
+		for _, from := range []*bus.Bus{b, w.Bus(bus.Config{Service: "caller"})} {
 			var r bus.Receipt
-			id, err := bus.Execute(w.Context(), from, createUser{Name: "a"}, bus.WithReceipt(&r))
+			id, err := bus.Execute(w.Context(), from, world.CreateUser{Name: "a"}, bus.WithReceipt(&r))
 			require.NoError(w, err)
 			require.Empty(w, id)
 		}
@@ -162,24 +163,24 @@ func TestHeadersOfTheBusAreHidden(t *testing.T) {
 }
 
 func TestDeliveryBeyondWhatDriversCarry(t *testing.T) {
-	everywhere(t, func(w *world) {
-		b := w.bus(bus.Config{})
-		got := newRecord[userID]()
-		_, err := bus.Subscribe(w.Context(), b, func(_ context.Context, e userCreated) error { got.add(e.ID); return nil })
+	world.Everywhere(t, func(w *world.World) {
+		b := w.Bus(bus.Config{})
+		got := world.NewRecord[world.UserID]()
+		_, err := bus.Subscribe(w.Context(), b, func(_ context.Context, e world.UserCreated) error { got.Add(e.ID); return nil })
 		require.NoError(w, err)
 		for _, opt := range []bus.PublishOption{
 			bus.WithAt(time.Date(12000, 1, 1, 0, 0, 0, 0, time.UTC)),
 			bus.WithAt(time.Date(2262, 1, 1, 0, 0, 0, 0, time.UTC)),
 			bus.WithDelay(math.MaxInt64),
 		} {
-			err := bus.Publish(w.Context(), b, userCreated{ID: "never"}, opt)
+			err := bus.Publish(w.Context(), b, world.UserCreated{ID: "never"}, opt)
 			require.Equal(w, bus.CodeInvalid, bus.CodeOf(err), "%v", err)
 			require.ErrorContains(w, err, "2261")
 		}
-		require.NoError(w, bus.Publish(w.Context(), b, userCreated{ID: "far"}, bus.WithAt(time.Date(2261, 12, 31, 0, 0, 0, 0, time.UTC))))
-		require.NoError(w, bus.Publish(w.Context(), b, userCreated{ID: "past"}, bus.WithAt(time.Unix(-1<<40, 0))))
-		require.NoError(w, bus.Publish(w.Context(), b, userCreated{ID: "negative"}, bus.WithDelay(math.MinInt64)))
-		require.ElementsMatch(w, []userID{"past", "negative"}, got.wait(w, 2))
+		require.NoError(w, bus.Publish(w.Context(), b, world.UserCreated{ID: "far"}, bus.WithAt(time.Date(2261, 12, 31, 0, 0, 0, 0, time.UTC))))
+		require.NoError(w, bus.Publish(w.Context(), b, world.UserCreated{ID: "past"}, bus.WithAt(time.Unix(-1<<40, 0))))
+		require.NoError(w, bus.Publish(w.Context(), b, world.UserCreated{ID: "negative"}, bus.WithDelay(math.MinInt64)))
+		require.ElementsMatch(w, []world.UserID{"past", "negative"}, got.Wait(w, 2))
 	})
 }
 
@@ -198,10 +199,10 @@ func (c *checked) Validate() error {
 }
 
 func TestValidateIsAlwaysInvalid(t *testing.T) {
-	everywhere(t, func(w *world) {
-		b := w.bus(bus.Config{})
+	world.Everywhere(t, func(w *world.World) {
+		b := w.Bus(bus.Config{})
 		require.NoError(w, bus.Handle(w.Context(), b, func(context.Context, *checked) (int, error) { return 1, nil }))
-		for _, from := range []*bus.Bus{b, w.bus(bus.Config{Service: "caller"})} {
+		for _, from := range []*bus.Bus{b, w.Bus(bus.Config{Service: "caller"})} {
 			_, err := bus.Execute(w.Context(), from, &checked{Code: string(bus.CodeUnknown)})
 			var e *bus.Error
 			require.ErrorAs(w, err, &e)
@@ -217,11 +218,11 @@ func TestValidateIsAlwaysInvalid(t *testing.T) {
 // An event of a PublishAll that a middleware drops or repeats does not shift the
 // others.
 func TestPublishAllInAChain(t *testing.T) {
-	everywhere(t, func(w *world) {
-		tr := newFaulty(w.open())
-		b := w.busOn(tr, bus.Config{Sending: []bus.Middleware{func(next bus.Func) bus.Func {
+	world.Everywhere(t, func(w *world.World) {
+		tr := world.NewFaulty(w.Open())
+		b := w.BusOn(tr, bus.Config{Sending: []bus.Middleware{func(next bus.Func) bus.Func {
 			return func(ctx context.Context, m *bus.Message) (any, error) {
-				switch m.Value.(userCreated).ID {
+				switch m.Value.(world.UserCreated).ID {
 				case "dropped":
 					return nil, nil
 				case "twice":
@@ -230,18 +231,18 @@ func TestPublishAllInAChain(t *testing.T) {
 				return next(ctx, m)
 			}
 		}}})
-		got := newRecord[userID]()
-		_, err := bus.Subscribe(w.Context(), b, func(_ context.Context, e userCreated) error { got.add(e.ID); return nil })
+		got := world.NewRecord[world.UserID]()
+		_, err := bus.Subscribe(w.Context(), b, func(_ context.Context, e world.UserCreated) error { got.Add(e.ID); return nil })
 		require.NoError(w, err)
-		require.NoError(w, bus.PublishAll(w.Context(), b, userCreated{ID: "dropped"}, userCreated{ID: "twice"}, userCreated{ID: "once"}))
-		require.NoError(w, bus.PublishAll(w.Context(), b, userCreated{ID: "dropped"}))
-		require.NoError(w, bus.Publish(w.Context(), b, userCreated{ID: "twice"}))
-		settle(time.Minute)
-		require.ElementsMatch(w, []userID{"twice", "once", "twice"}, got.all(), "sent twice, stored once")
+		require.NoError(w, bus.PublishAll(w.Context(), b, world.UserCreated{ID: "dropped"}, world.UserCreated{ID: "twice"}, world.UserCreated{ID: "once"}))
+		require.NoError(w, bus.PublishAll(w.Context(), b, world.UserCreated{ID: "dropped"}))
+		require.NoError(w, bus.Publish(w.Context(), b, world.UserCreated{ID: "twice"}))
+		world.Settle(time.Minute)
+		require.ElementsMatch(w, []world.UserID{"twice", "once", "twice"}, got.All(), "sent twice, stored once")
 
 		refused := transport.Outcome{Status: transport.Refused, Err: transport.ErrBacklog}
-		tr.set(failing("publish", &transport.PublishError{Outcomes: []transport.Outcome{{}, refused}}))
-		err = bus.PublishAll(w.Context(), b, userCreated{ID: "twice"}, userCreated{ID: "dropped"}, userCreated{ID: "last"})
+		tr.Set(world.Failing("publish", &transport.PublishError{Outcomes: []transport.Outcome{{}, refused}}))
+		err = bus.PublishAll(w.Context(), b, world.UserCreated{ID: "twice"}, world.UserCreated{ID: "dropped"}, world.UserCreated{ID: "last"})
 		var pe *bus.PublishError
 		require.True(w, errors.As(err, &pe))
 		require.Len(w, pe.Errors, 3)
@@ -253,26 +254,26 @@ func TestPublishAllInAChain(t *testing.T) {
 
 // A timeout does not outlast the deadline that was there.
 func TestTimeoutIsWithinTheDeadline(t *testing.T) {
-	everywhere(t, func(w *world) {
-		tr := newFaulty(w.open())
-		b := w.busOn(tr, bus.Config{})
-		seen := newRecord[time.Duration]()
-		tr.set(func(ctx context.Context, op, _ string) error {
+	world.Everywhere(t, func(w *world.World) {
+		tr := world.NewFaulty(w.Open())
+		b := w.BusOn(tr, bus.Config{})
+		seen := world.NewRecord[time.Duration]()
+		tr.Set(func(ctx context.Context, op, _ string) error {
 			if op == "publish" || op == "request" {
 				d, ok := ctx.Deadline()
 				require.True(w, ok)
-				seen.add(time.Until(d))
+				seen.Add(time.Until(d))
 			}
 			return nil
 		})
 		for _, timeout := range []time.Duration{time.Hour, time.Millisecond} {
 			ctx, cancel := context.WithTimeout(w.Context(), time.Second)
-			seen.reset()
-			_ = bus.Publish(ctx, b, userCreated{}, bus.WithTimeout(timeout))
-			_, _ = bus.Execute(ctx, b, createUser{Name: "a"}, bus.WithTimeout(timeout))
+			seen.Reset()
+			_ = bus.Publish(ctx, b, world.UserCreated{}, bus.WithTimeout(timeout))
+			_, _ = bus.Execute(ctx, b, world.CreateUser{Name: "a"}, bus.WithTimeout(timeout))
 			cancel()
 			want := min(timeout, time.Second)
-			require.Equal(w, []time.Duration{want, want}, seen.all())
+			require.Equal(w, []time.Duration{want, want}, seen.All())
 		}
 	})
 }

@@ -10,6 +10,7 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"github.com/jitney-bus/jitney/bus"
+	"github.com/jitney-bus/jitney/integration/internal/world"
 	"github.com/jitney-bus/jitney/resilience"
 	"github.com/jitney-bus/jitney/transport"
 )
@@ -37,31 +38,31 @@ func TestErrorsThatPanicDoNotEndTheProcess(t *testing.T) {
 		"As":                func() error { return &trap{"As"} },
 		"Unwrap":            func() error { return &trap{"Unwrap"} },
 		"permanent":         func() error { return bus.Permanent(&trap{"Error"}) },
-		"joined":            func() error { return errors.Join(errOops, &trap{"Is"}) },
+		"joined":            func() error { return errors.Join(world.ErrOops, &trap{"Is"}) },
 		"panic":             func() error { panic(&trap{"Error"}) },
 	} {
 		for chain, opts := range map[string][]bus.SubscribeOption{"": nil, ", in a chain": {bus.WithMiddleware(pass)}} {
 			t.Run(what+chain, func(t *testing.T) {
-				everywhere(t, func(w *world) {
-					tr := w.open()
-					b := w.busOn(tr, bus.Config{Retry: resilience.Retry{MaxRetries: 1}})
-					good := newRecord[userID]()
-					_, err := bus.Subscribe(w.Context(), b, func(_ context.Context, e userCreated) error {
+				world.Everywhere(t, func(w *world.World) {
+					tr := w.Open()
+					b := w.BusOn(tr, bus.Config{Retry: resilience.Retry{MaxRetries: 1}})
+					good := world.NewRecord[world.UserID]()
+					_, err := bus.Subscribe(w.Context(), b, func(_ context.Context, e world.UserCreated) error {
 						if e.ID == "good" {
-							good.add(e.ID)
+							good.Add(e.ID)
 							return nil
 						}
 						return fail()
 					}, opts...)
 					require.NoError(w, err)
-					require.NoError(w, bus.Publish(w.Context(), b, userCreated{}))
-					d := w.deadLetters(tr, 1)[0]
+					require.NoError(w, bus.Publish(w.Context(), b, world.UserCreated{}))
+					d := w.DeadLetters(tr, 1)[0]
 					require.Equal(w, "panic", d.Code)
 					require.Regexp(w, `trap|bus.Error`, d.Error, "it names the type")
 					require.NotEmpty(w, d.Stack)
 					require.Equal(w, 2, d.Attempts)
-					require.NoError(w, bus.Publish(w.Context(), b, userCreated{ID: "good"}))
-					good.wait(w, 1)
+					require.NoError(w, bus.Publish(w.Context(), b, world.UserCreated{ID: "good"}))
+					good.Wait(w, 1)
 				})
 			})
 		}
@@ -99,19 +100,19 @@ func (e *fussy) UnmarshalJSON(b []byte) error {
 // What Validate and a decoder return is the user's too, and it is asked on
 // receipt, whoever sent the event.
 func TestEventsThatAreInvalidOnReceiptBecomeDeadLetters(t *testing.T) {
-	everywhere(t, func(w *world) {
-		tr := w.open()
-		b := w.busOn(tr, bus.Config{})
-		seen := newRecord[string]()
-		_, err := bus.Subscribe(w.Context(), b, func(_ context.Context, e fussy) error { seen.add(e.Note); return nil })
+	world.Everywhere(t, func(w *world.World) {
+		tr := w.Open()
+		b := w.BusOn(tr, bus.Config{})
+		seen := world.NewRecord[string]()
+		_, err := bus.Subscribe(w.Context(), b, func(_ context.Context, e fussy) error { seen.Add(e.Note); return nil })
 		require.NoError(w, err)
 		notes := []string{"typed nil", "panics", "Error", "Is", "As", "Unwrap", "plain"}
-		if !w.inProcess {
+		if !w.InProcess {
 			notes = append(notes, "unreadable")
 		}
 		for _, note := range append(notes, "") {
 			m := &transport.Message{To: transport.Address{Name: "fussy"}, ID: "n-" + note}
-			if w.inProcess {
+			if w.InProcess {
 				m.Value = fussy{note}
 			} else {
 				m.Body, err = json.Marshal(note)
@@ -119,12 +120,12 @@ func TestEventsThatAreInvalidOnReceiptBecomeDeadLetters(t *testing.T) {
 			}
 			require.NoError(w, tr.Publish(w.Context(), m))
 		}
-		require.Equal(w, []string{""}, seen.wait(w, 1))
-		settle(time.Minute)
-		for _, d := range w.deadLetters(tr, len(notes)) {
+		require.Equal(w, []string{""}, seen.Wait(w, 1))
+		world.Settle(time.Minute)
+		for _, d := range w.DeadLetters(tr, len(notes)) {
 			require.Contains(w, []string{"invalid", "panic"}, d.Code, d.Message.ID)
 			require.Zero(w, d.Attempts, "no handler ran")
 		}
-		require.Len(w, seen.all(), 1)
+		require.Len(w, seen.All(), 1)
 	})
 }

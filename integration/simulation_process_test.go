@@ -13,6 +13,7 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"github.com/jitney-bus/jitney/bus"
+	"github.com/jitney-bus/jitney/integration/internal/world"
 	"github.com/jitney-bus/jitney/transport"
 )
 
@@ -35,7 +36,7 @@ var errSim = errors.New("simulated failure")
 // simProcess is a process of a simulation.
 type simProcess struct {
 	n    int
-	tr   *faulty
+	tr   *world.Faulty
 	b    *bus.Bus
 	gone atomic.Bool // closed, closing or killed: nobody begins anything there
 	dead atomic.Bool // killed
@@ -43,7 +44,7 @@ type simProcess struct {
 
 // start begins a process that handles everything.
 func (s *simulation) start() {
-	p := &simProcess{n: len(s.processes), tr: newFaulty(shared{s.tr})}
+	p := &simProcess{n: len(s.processes), tr: world.NewFaulty(world.Shared{Transport: s.tr})}
 	var err error
 	p.b, err = bus.New(p.tr, simConfig(s.plan))
 	require.NoError(s.t, err)
@@ -95,7 +96,7 @@ func (p *simProcess) kill(s *simulation) {
 		return
 	}
 	p.dead.Store(true)
-	p.tr.kill()
+	p.tr.Kill()
 	s.actors.Go(func() { _ = p.b.Close(context.Background()) }) // its goroutines
 }
 
@@ -104,13 +105,13 @@ func (p *simProcess) kill(s *simulation) {
 func (p *simProcess) lose(r *rand.Rand) {
 	ops := []string{"ack", "nak", "publish", "extend", "term", "release"}
 	op, n := ops[r.IntN(len(ops))], 1+r.IntN(3)
-	f := times(n, failing(op, fmt.Errorf("%w: simulated", transport.ErrUnavailable)))
+	f := world.Times(n, world.Failing(op, fmt.Errorf("%w: simulated", transport.ErrUnavailable)))
 	if r.IntN(2) == 0 {
-		p.tr.set(f)
+		p.tr.Set(f)
 	} else if op == "publish" { // it is stored, and the publisher does not know
-		p.tr.setAfter(times(n, failing(op, context.DeadlineExceeded)))
+		p.tr.SetAfter(world.Times(n, world.Failing(op, context.DeadlineExceeded)))
 	} else {
-		p.tr.setAfter(f)
+		p.tr.SetAfter(f)
 	}
 }
 
@@ -296,16 +297,16 @@ func (s *simulation) sessionUser(r *rand.Rand, n int) {
 		if err != nil {
 			continue
 		}
-		heard := newRecord[string]()
+		heard := world.NewRecord[string]()
 		_, err = bus.Subscribe(s.t.Context(), ss, func(ctx context.Context, e simHappened) error {
 			if e.Session != id || bus.SessionFrom(ctx) != id {
 				s.log.wrong("session %s heard event %s of session %q", id, e.ID, e.Session)
 			}
-			if s.random("hears", e.ID)%4 == 0 && !strings.Contains(fmt.Sprint(heard.all()), e.ID) {
-				heard.add("tried " + e.ID)
+			if s.random("hears", e.ID)%4 == 0 && !strings.Contains(fmt.Sprint(heard.All()), e.ID) {
+				heard.Add("tried " + e.ID)
 				return errSim // the first time
 			}
-			heard.add(e.ID)
+			heard.Add(e.ID)
 			return nil
 		})
 		published := []string{}
@@ -324,7 +325,7 @@ func (s *simulation) sessionUser(r *rand.Rand, n int) {
 		if closed != nil || err != nil || p.gone.Load() || s.plan.losses {
 			continue
 		}
-		all := strings.Join(heard.all(), " ")
+		all := strings.Join(heard.All(), " ")
 		for _, e := range published {
 			if !strings.Contains(" "+all+" ", " "+e+" ") {
 				s.log.wrong("session %s closed before it had handled %s; it has: %s", id, e, all)

@@ -157,8 +157,8 @@ func (s *simulation) fault() {
 // heal ends the faults and sees to it that somebody is there.
 func (s *simulation) heal() {
 	for _, p := range s.alive() {
-		p.tr.set(nil)
-		p.tr.setAfter(nil)
+		p.tr.Set(nil)
+		p.tr.SetAfter(nil)
 	}
 	s.start()
 }

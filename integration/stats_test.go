@@ -14,6 +14,7 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"github.com/jitney-bus/jitney/bus"
+	"github.com/jitney-bus/jitney/integration/internal/world"
 	"github.com/jitney-bus/jitney/resilience"
 	"github.com/jitney-bus/jitney/transport"
 	"github.com/jitney-bus/jitney/transport/memory"
@@ -55,7 +56,7 @@ func sends(s bus.Stats, name string) bus.SendStats {
 }
 
 func TestStatsOfACommand(t *testing.T) {
-	everywhere(t, func(w *world) {
+	world.Everywhere(t, func(w *world.World) {
 		keep := func(next bus.Func) bus.Func { return next }
 		for way, c := range map[string]struct {
 			cfg  bus.Config
@@ -69,14 +70,14 @@ func TestStatsOfACommand(t *testing.T) {
 			"with options":              {ctx: w.Context(), opts: []bus.ExecuteOption{bus.WithID("given")}},
 		} {
 			c.cfg.Capture = bus.CaptureNone // what is told of dead letters counts too
-			b := w.busOn(w.open(), c.cfg)
+			b := w.BusOn(w.Open(), c.cfg)
 			busy := make(chan struct{})
-			require.NoError(w, bus.Handle(w.Context(), b, func(_ context.Context, c createUser) (userID, error) {
+			require.NoError(w, bus.Handle(w.Context(), b, func(_ context.Context, c world.CreateUser) (world.UserID, error) {
 				switch c.Name {
 				case "wait":
 					<-busy
 				case "exists":
-					return "", errUserExists
+					return "", world.ErrUserExists
 				case "panic":
 					panic("two\nlines" + strings.Repeat(".", 1000))
 				case "code":
@@ -85,15 +86,15 @@ func TestStatsOfACommand(t *testing.T) {
 				return "user-1", nil
 			}))
 			for _, name := range []string{"ada", "ada", "exists", "panic", "code", "ada"} {
-				_, _ = bus.Execute(c.ctx, b, createUser{Name: name}, c.opts...)
+				_, _ = bus.Execute(c.ctx, b, world.CreateUser{Name: name}, c.opts...)
 			}
-			_, err := bus.Execute(c.ctx, b, createUser{}, c.opts...)
+			_, err := bus.Execute(c.ctx, b, world.CreateUser{}, c.opts...)
 			require.Error(w, err, "invalid")
-			_, err = bus.Execute(c.ctx, b, createUser{Name: "panic"}, c.opts...)
+			_, err = bus.Execute(c.ctx, b, world.CreateUser{Name: "panic"}, c.opts...)
 			require.Error(w, err)
-			_, err = bus.Execute(c.ctx, b, createUser{Name: "exists"}, c.opts...)
+			_, err = bus.Execute(c.ctx, b, world.CreateUser{Name: "exists"}, c.opts...)
 			require.Error(w, err)
-			_, err = bus.Execute(c.ctx, b, createUser{Name: "panic"}, c.opts...)
+			_, err = bus.Execute(c.ctx, b, world.CreateUser{Name: "panic"}, c.opts...)
 			require.Error(w, err)
 
 			s := b.Stats()
@@ -113,9 +114,9 @@ func TestStatsOfACommand(t *testing.T) {
 			done := make(chan struct{})
 			go func() {
 				defer close(done)
-				_, _ = bus.Execute(c.ctx, b, createUser{Name: "wait"}, c.opts...)
+				_, _ = bus.Execute(c.ctx, b, world.CreateUser{Name: "wait"}, c.opts...)
 			}()
-			settle(time.Second)
+			world.Settle(time.Second)
 			require.Equal(w, 1, b.Stats().Handlers[0].InFlight, way)
 			close(busy)
 			<-done
@@ -127,13 +128,13 @@ func TestStatsOfACommand(t *testing.T) {
 }
 
 func TestStatsOfACommandThatEndsItsGoroutine(t *testing.T) {
-	everywhere(t, func(w *world) {
-		b := w.bus(bus.Config{})
-		require.NoError(w, bus.Handle(w.Context(), b, func(context.Context, createUser) (userID, error) {
+	world.Everywhere(t, func(w *world.World) {
+		b := w.Bus(bus.Config{})
+		require.NoError(w, bus.Handle(w.Context(), b, func(context.Context, world.CreateUser) (world.UserID, error) {
 			runtime.Goexit()
 			return "", nil
 		}))
-		_, err := bus.Execute(w.Context(), b, createUser{Name: "ada"})
+		_, err := bus.Execute(w.Context(), b, world.CreateUser{Name: "ada"})
 		require.Error(w, err)
 		require.Equal(w, []string{"user.create /svc x1, ran 1, failed 1, in a row 1, dead 1"}, figures(b.Stats().Handlers))
 	})
@@ -141,26 +142,26 @@ func TestStatsOfACommandThatEndsItsGoroutine(t *testing.T) {
 
 // What cannot be sent at all is counted too.
 func TestStatsOfCalls(t *testing.T) {
-	everywhere(t, func(w *world) {
+	world.Everywhere(t, func(w *world.World) {
 		odd := bus.Filter{Name: "odd", Pass: func(m *bus.Message) bool { return m.ID != "even" }}
-		b := w.bus(bus.Config{PublishFilter: odd})
-		_, err := bus.Execute[*createUser](w.Context(), b, nil)
+		b := w.Bus(bus.Config{PublishFilter: odd})
+		_, err := bus.Execute[*world.CreateUser](w.Context(), b, nil)
 		require.Error(w, err)
-		_, err = bus.Execute(w.Context(), b, createUser{Name: "ada"})
+		_, err = bus.Execute(w.Context(), b, world.CreateUser{Name: "ada"})
 		require.Equal(w, bus.CodeNoHandler, bus.CodeOf(err))
 		require.Error(w, bus.Publish(w.Context(), b, nil))
-		require.NoError(w, bus.Publish(w.Context(), b, &userDeleted{ID: "ada"}))
-		require.NoError(w, bus.Publish(w.Context(), b, &userDeleted{ID: "ada"}, bus.WithID("even")))
-		require.Error(w, bus.Publish(w.Context(), b, &userDeleted{}))
-		require.NoError(w, bus.PublishAll(w.Context(), b, &userDeleted{ID: "ada"}, &userDeleted{ID: "bob"}))
-		require.Error(w, bus.PublishAll(w.Context(), b, &userDeleted{ID: "ada"}, &userDeleted{}, &userDeleted{ID: "bob"}))
-		p, err := bus.PublishAsync(w.Context(), b, &userDeleted{ID: "ada"})
+		require.NoError(w, bus.Publish(w.Context(), b, &world.UserDeleted{ID: "ada"}))
+		require.NoError(w, bus.Publish(w.Context(), b, &world.UserDeleted{ID: "ada"}, bus.WithID("even")))
+		require.Error(w, bus.Publish(w.Context(), b, &world.UserDeleted{}))
+		require.NoError(w, bus.PublishAll(w.Context(), b, &world.UserDeleted{ID: "ada"}, &world.UserDeleted{ID: "bob"}))
+		require.Error(w, bus.PublishAll(w.Context(), b, &world.UserDeleted{ID: "ada"}, &world.UserDeleted{}, &world.UserDeleted{ID: "bob"}))
+		p, err := bus.PublishAsync(w.Context(), b, &world.UserDeleted{ID: "ada"})
 		require.NoError(w, err)
 		require.Equal(w, []bus.QueueStats{{Queue: "publish", Size: 1, Max: 1, Capacity: 10_000, Enqueued: 1}}, b.Stats().Queues)
 		require.NoError(w, p.Wait(w.Context()))
-		_, err = bus.PublishAsync(w.Context(), b, &userDeleted{ID: "ada"}, bus.WithID("even"))
+		_, err = bus.PublishAsync(w.Context(), b, &world.UserDeleted{ID: "ada"}, bus.WithID("even"))
 		require.NoError(w, err)
-		_, err = bus.PublishAsync(w.Context(), b, &userDeleted{})
+		_, err = bus.PublishAsync(w.Context(), b, &world.UserDeleted{})
 		require.Error(w, err)
 
 		s := b.Stats()
@@ -180,18 +181,18 @@ func TestStatsOfCalls(t *testing.T) {
 func TestStatsOfAnEvent(t *testing.T) {
 	retry := resilience.Retry{MaxRetries: 1, Initial: 2 * time.Second, Jitter: resilience.NoJitter}
 	for what, err := range map[string]error{
-		"retried by the broker": errOops,
-		"retried by a copy":     bus.RetryAfter(time.Hour, errOops),
+		"retried by the broker": world.ErrOops,
+		"retried by a copy":     bus.RetryAfter(time.Hour, world.ErrOops),
 	} {
 		t.Run(what, func(t *testing.T) {
-			everywhere(t, func(w *world) {
-				b := w.bus(bus.Config{Retry: retry})
-				_, sub := bus.Subscribe(w.Context(), b, func(context.Context, userCreated) error { return err })
+			world.Everywhere(t, func(w *world.World) {
+				b := w.Bus(bus.Config{Retry: retry})
+				_, sub := bus.Subscribe(w.Context(), b, func(context.Context, world.UserCreated) error { return err })
 				require.NoError(w, sub)
-				require.NoError(w, bus.Publish(w.Context(), b, userCreated{ID: "ada"}))
-				settle(time.Second)
+				require.NoError(w, bus.Publish(w.Context(), b, world.UserCreated{ID: "ada"}))
+				world.Settle(time.Second)
 				require.Equal(w, []string{"user.created svc/default x1, ran 1, failed 1, in a row 1, retries 1, retrying 1"}, figures(b.Stats().Handlers))
-				settle(3 * time.Hour)
+				world.Settle(3 * time.Hour)
 				want := "user.created svc/default x1, ran 2, failed 2, in a row 2, retries 1, redelivered 1, dead 1"
 				if what == "retried by a copy" { // which is delivered for the first time
 					want = strings.Replace(want, "redelivered 1, ", "", 1)
@@ -209,22 +210,22 @@ func TestStatsOfAnEvent(t *testing.T) {
 // A handler and its filters, a companion that makes the retry wait in the process,
 // what cannot be decoded, and what Close hands back.
 func TestStatsOfListeners(t *testing.T) {
-	everywhere(t, func(w *world) {
-		tr := w.open()
-		b := w.busOn(tr, bus.Config{Retry: resilience.Retry{MaxRetries: 1, Initial: 2 * time.Second, Jitter: resilience.NoJitter}})
-		subscribe := func(fn func(context.Context, userCreated) error, opts ...bus.SubscribeOption) *bus.Subscription {
+	world.Everywhere(t, func(w *world.World) {
+		tr := w.Open()
+		b := w.BusOn(tr, bus.Config{Retry: resilience.Retry{MaxRetries: 1, Initial: 2 * time.Second, Jitter: resilience.NoJitter}})
+		subscribe := func(fn func(context.Context, world.UserCreated) error, opts ...bus.SubscribeOption) *bus.Subscription {
 			sub, err := bus.Subscribe(w.Context(), b, fn, opts...)
 			require.NoError(w, err)
 			return sub
 		}
-		succeed := func(context.Context, userCreated) error { return nil }
+		succeed := func(context.Context, world.UserCreated) error { return nil }
 		subscribe(succeed, bus.WithName("good"))
-		subscribe(func(context.Context, userCreated) error { return errOops }, bus.WithName("bad"))
+		subscribe(func(context.Context, world.UserCreated) error { return world.ErrOops }, bus.WithName("bad"))
 		subscribe(succeed, bus.WithName("none"), bus.WithFilter(bus.Filter{Name: "none", Pass: func(*bus.Message) bool { return false }}))
 		one := subscribe(succeed, bus.WithPrivate())
 		subscribe(succeed, bus.WithPrivate())
-		require.NoError(w, bus.Publish(w.Context(), b, userCreated{ID: "ada"}))
-		settle(time.Second)
+		require.NoError(w, bus.Publish(w.Context(), b, world.UserCreated{ID: "ada"}))
+		world.Settle(time.Second)
 		require.Equal(w, []string{
 			"user.created /default x2, ran 2",
 			"user.created svc/bad x1, ran 1, failed 1, in a row 1, retries 1, retrying 1",
@@ -232,9 +233,9 @@ func TestStatsOfListeners(t *testing.T) {
 			"user.created svc/none x1, filtered 1",
 		}, figures(b.Stats().Handlers))
 		require.NoError(w, one.Close(w.Context()))
-		settle(time.Minute)
+		world.Settle(time.Minute)
 		require.NoError(w, tr.Publish(w.Context(), &transport.Message{To: transport.Address{Name: "user.created"}, Body: []byte("{")}))
-		settle(time.Minute)
+		world.Settle(time.Minute)
 		want := []string{
 			"user.created / x0, dead 1, refused 1",
 			"user.created /default x1, ran 2",
@@ -248,34 +249,34 @@ func TestStatsOfListeners(t *testing.T) {
 }
 
 func TestStatsOfABatch(t *testing.T) {
-	everywhere(t, func(w *world) {
-		b := w.bus(bus.Config{Retry: resilience.Retry{MaxRetries: resilience.NoRetries}})
-		_, err := bus.SubscribeBatch(w.Context(), b, func(_ context.Context, all []userCreated) error {
-			return bus.ItemErrors{1: errOops}
+	world.Everywhere(t, func(w *world.World) {
+		b := w.Bus(bus.Config{Retry: resilience.Retry{MaxRetries: resilience.NoRetries}})
+		_, err := bus.SubscribeBatch(w.Context(), b, func(_ context.Context, all []world.UserCreated) error {
+			return bus.ItemErrors{1: world.ErrOops}
 		}, bus.WithBatchSize(3))
 		require.NoError(w, err)
-		require.NoError(w, bus.PublishAll(w.Context(), b, userCreated{ID: "a"}, userCreated{ID: "b"}, userCreated{ID: "c"}))
-		settle(time.Minute)
+		require.NoError(w, bus.PublishAll(w.Context(), b, world.UserCreated{ID: "a"}, world.UserCreated{ID: "b"}, world.UserCreated{ID: "c"}))
+		world.Settle(time.Minute)
 		got := figures(b.Stats().Handlers)
 		require.Equal(w, []string{"user.created svc/default x1, ran 3, failed 1, dead 1"}, got)
 	})
 }
 
 func TestStatsOfSessions(t *testing.T) {
-	everywhere(t, func(w *world) {
-		b := w.bus(bus.Config{Retry: resilience.Retry{MaxRetries: resilience.NoRetries}})
+	world.Everywhere(t, func(w *world.World) {
+		b := w.Bus(bus.Config{Retry: resilience.Retry{MaxRetries: resilience.NoRetries}})
 		open := func(id string, err error) *bus.Session {
 			s, openErr := b.Session(w.Context(), id)
 			require.NoError(w, openErr)
-			_, subErr := bus.Subscribe(w.Context(), s, func(context.Context, userCreated) error { return err })
+			_, subErr := bus.Subscribe(w.Context(), s, func(context.Context, world.UserCreated) error { return err })
 			require.NoError(w, subErr)
-			require.NoError(w, bus.Handle(w.Context(), s, func(context.Context, createUser) (userID, error) { return "u", nil }))
-			require.NoError(w, bus.Publish(w.Context(), s, userCreated{ID: "ada"}))
-			settle(time.Second)
+			require.NoError(w, bus.Handle(w.Context(), s, func(context.Context, world.CreateUser) (world.UserID, error) { return "u", nil }))
+			require.NoError(w, bus.Publish(w.Context(), s, world.UserCreated{ID: "ada"}))
+			world.Settle(time.Second)
 			return s
 		}
-		good, bad := open("good", nil), open("bad", errOops)
-		_, err := bus.Execute(w.Context(), bad, createUser{Name: "ada"})
+		good, bad := open("good", nil), open("bad", world.ErrOops)
+		_, err := bus.Execute(w.Context(), bad, world.CreateUser{Name: "ada"})
 		require.NoError(w, err)
 
 		s := b.Stats()
@@ -306,10 +307,10 @@ func TestStatsAreBounded(t *testing.T) {
 	for i := range 1100 {
 		last, err = b.Session(t.Context(), fmt.Sprint("job-", i))
 		require.NoError(t, err)
-		require.NoError(t, bus.Handle(t.Context(), last, func(context.Context, createUser) (userID, error) { return "", nil }))
-		_, err = bus.Subscribe(t.Context(), last, func(context.Context, userCreated) error { return nil }, bus.WithName(fmt.Sprint("of-", i)))
+		require.NoError(t, bus.Handle(t.Context(), last, func(context.Context, world.CreateUser) (world.UserID, error) { return "", nil }))
+		_, err = bus.Subscribe(t.Context(), last, func(context.Context, world.UserCreated) error { return nil }, bus.WithName(fmt.Sprint("of-", i)))
 		require.NoError(t, err)
-		_, err = bus.Execute(context.Background(), last, createUser{Name: "ada"})
+		_, err = bus.Execute(context.Background(), last, world.CreateUser{Name: "ada"})
 		require.NoError(t, err)
 	}
 	s := b.Stats()
@@ -325,10 +326,10 @@ func TestStatsAreBounded(t *testing.T) {
 }
 
 func TestStatsAsJSON(t *testing.T) {
-	everywhere(t, func(w *world) {
-		b := w.bus(bus.Config{})
-		require.NoError(w, bus.Handle(w.Context(), b, func(context.Context, createUser) (userID, error) { return "", errors.New("no") }))
-		_, _ = bus.Execute(w.Context(), b, createUser{Name: "ada"})
+	world.Everywhere(t, func(w *world.World) {
+		b := w.Bus(bus.Config{})
+		require.NoError(w, bus.Handle(w.Context(), b, func(context.Context, world.CreateUser) (world.UserID, error) { return "", errors.New("no") }))
+		_, _ = bus.Execute(w.Context(), b, world.CreateUser{Name: "ada"})
 		before := b.Stats()
 		text, err := json.Marshal(before)
 		require.NoError(w, err)

@@ -12,53 +12,54 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"github.com/jitney-bus/jitney/bus"
+	"github.com/jitney-bus/jitney/integration/internal/world"
 )
 
 // What waited while the group was away is for all handlers that begin together, even
 // if a while passes between their subscriptions.
 func TestTogetherNoHandlerOfAGroupMissesAnEvent(t *testing.T) {
-	everywhere(t, func(w *world) {
-		tr := w.open()
-		first := w.busOn(tr, bus.Config{})
-		nothing := func(context.Context, userCreated) error { return nil }
+	world.Everywhere(t, func(w *world.World) {
+		tr := w.Open()
+		first := w.BusOn(tr, bus.Config{})
+		nothing := func(context.Context, world.UserCreated) error { return nil }
 		_, err := bus.Subscribe(w.Context(), first, nothing)
 		require.NoError(w, err)
 		require.NoError(w, first.Close(w.Context())) // the group exists, and nobody reads it
 
-		b := w.bus(bus.Config{})
+		b := w.Bus(bus.Config{})
 		for i := range 20 {
-			require.NoError(w, bus.Publish(w.Context(), b, userCreated{ID: userID(fmt.Sprint(i))}))
+			require.NoError(w, bus.Publish(w.Context(), b, world.UserCreated{ID: world.UserID(fmt.Sprint(i))}))
 		}
-		index, notify := newRecord[string](), newRecord[string]()
-		listen := func(name string, to *record[string]) error {
-			_, err := bus.Subscribe(w.Context(), b, func(_ context.Context, e userCreated) error {
-				to.add(string(e.ID))
+		index, notify := world.NewRecord[string](), world.NewRecord[string]()
+		listen := func(name string, to *world.Record[string]) error {
+			_, err := bus.Subscribe(w.Context(), b, func(_ context.Context, e world.UserCreated) error {
+				to.Add(string(e.ID))
 				return nil
 			}, bus.WithName(name))
 			return err
 		}
 		require.NoError(w, b.Together(func() error {
 			require.NoError(w, listen("index", index))
-			settle(3 * time.Second)
-			require.Empty(w, index.all(), "it has not begun")
+			world.Settle(3 * time.Second)
+			require.Empty(w, index.All(), "it has not begun")
 			return b.Together(func() error { return listen("notify", notify) })
 		}))
-		require.Len(w, index.wait(w, 20), 20)
-		require.Len(w, notify.wait(w, 20), 20)
-		settle(time.Minute)
-		require.Len(w, index.all(), 20)
-		require.Len(w, notify.all(), 20)
+		require.Len(w, index.Wait(w, 20), 20)
+		require.Len(w, notify.Wait(w, 20), 20)
+		world.Settle(time.Minute)
+		require.Len(w, index.All(), 20)
+		require.Len(w, notify.All(), 20)
 	})
 }
 
 // A function that fails or panics holds nothing back after it.
 func TestTogetherOfAFunctionThatFails(t *testing.T) {
-	everywhere(t, func(w *world) {
-		b := w.bus(bus.Config{})
-		heard := newRecord[string]()
+	world.Everywhere(t, func(w *world.World) {
+		b := w.Bus(bus.Config{})
+		heard := world.NewRecord[string]()
 		subscribe := func(group string) {
-			_, err := bus.Subscribe(w.Context(), b, func(_ context.Context, e userCreated) error {
-				heard.add(group)
+			_, err := bus.Subscribe(w.Context(), b, func(_ context.Context, e world.UserCreated) error {
+				heard.Add(group)
 				return nil
 			}, bus.WithGroup(group))
 			require.NoError(w, err)
@@ -69,20 +70,20 @@ func TestTogetherOfAFunctionThatFails(t *testing.T) {
 			_ = b.Together(func() error { subscribe("b"); panic("oops") })
 		})
 		require.Equal(w, bus.CodeInvalid, bus.CodeOf(b.Together(nil)))
-		require.NoError(w, bus.Publish(w.Context(), b, userCreated{ID: "1"}))
-		require.ElementsMatch(w, []string{"a", "b"}, heard.wait(w, 2))
+		require.NoError(w, bus.Publish(w.Context(), b, world.UserCreated{ID: "1"}))
+		require.ElementsMatch(w, []string{"a", "b"}, heard.Wait(w, 2))
 	})
 }
 
 // What is held back can be closed, and a bus with it.
 func TestTogetherAndClose(t *testing.T) {
-	everywhere(t, func(w *world) {
-		b := w.bus(bus.Config{})
+	world.Everywhere(t, func(w *world.World) {
+		b := w.Bus(bus.Config{})
 		require.NoError(w, b.Together(func() error {
-			sub, err := bus.Subscribe(w.Context(), b, func(context.Context, userCreated) error { return nil })
+			sub, err := bus.Subscribe(w.Context(), b, func(context.Context, world.UserCreated) error { return nil })
 			require.NoError(w, err)
 			require.NoError(w, sub.Close(w.Context()))
-			_, err = bus.Subscribe(w.Context(), b, func(context.Context, userCreated) error { return nil }, bus.WithGroup("other"))
+			_, err = bus.Subscribe(w.Context(), b, func(context.Context, world.UserCreated) error { return nil }, bus.WithGroup("other"))
 			require.NoError(w, err)
 			return b.Close(w.Context())
 		}))
@@ -91,13 +92,13 @@ func TestTogetherAndClose(t *testing.T) {
 
 // Who joins too late is warned.
 func TestTogetherIsRecommendedToAListenerThatIsLate(t *testing.T) {
-	everywhere(t, func(w *world) {
+	world.Everywhere(t, func(w *world.World) {
 		var log strings.Builder
-		b := w.bus(bus.Config{Logger: slog.New(slog.NewTextHandler(&log, &slog.HandlerOptions{Level: slog.LevelWarn}))})
-		heard := newRecord[string]()
+		b := w.Bus(bus.Config{Logger: slog.New(slog.NewTextHandler(&log, &slog.HandlerOptions{Level: slog.LevelWarn}))})
+		heard := world.NewRecord[string]()
 		listen := func(name string) {
-			_, err := bus.Subscribe(w.Context(), b, func(_ context.Context, e userCreated) error {
-				heard.add(name)
+			_, err := bus.Subscribe(w.Context(), b, func(_ context.Context, e world.UserCreated) error {
+				heard.Add(name)
 				return nil
 			}, bus.WithName(name))
 			require.NoError(w, err)
@@ -105,8 +106,8 @@ func TestTogetherIsRecommendedToAListenerThatIsLate(t *testing.T) {
 		listen("a")
 		listen("b")
 		require.Empty(w, log.String(), "nothing was missed")
-		require.NoError(w, bus.Publish(w.Context(), b, userCreated{ID: "1"}))
-		heard.wait(w, 2)
+		require.NoError(w, bus.Publish(w.Context(), b, world.UserCreated{ID: "1"}))
+		heard.Wait(w, 2)
 		listen("c")
 		require.Contains(w, log.String(), "handler=c")
 		require.Equal(w, 1, strings.Count(log.String(), "\n"))

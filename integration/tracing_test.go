@@ -18,6 +18,7 @@ import (
 	"go.opentelemetry.io/otel/trace/noop"
 
 	"github.com/jitney-bus/jitney/bus"
+	"github.com/jitney-bus/jitney/integration/internal/world"
 	"github.com/jitney-bus/jitney/tracing"
 	"github.com/jitney-bus/jitney/transport"
 )
@@ -38,7 +39,7 @@ func newTraced(cfg tracing.Config) *traced {
 }
 
 // span returns the n-th span of that name.
-func (p *traced) span(w *world, name string, n int) tracetest.SpanStub {
+func (p *traced) span(w *world.World, name string, n int) tracetest.SpanStub {
 	w.Helper()
 	var all tracetest.SpanStubs
 	for _, s := range p.GetSpans() {
@@ -65,7 +66,7 @@ func attributes(s tracetest.SpanStub) map[string]any {
 	return m
 }
 
-func requireChild(w *world, parent, child tracetest.SpanStub) {
+func requireChild(w *world.World, parent, child tracetest.SpanStub) {
 	w.Helper()
 	require.Equal(w, parent.SpanContext.SpanID(), child.Parent.SpanID(), "%s is no child of %s", child.Name, parent.Name)
 	require.Equal(w, parent.SpanContext.TraceID(), child.SpanContext.TraceID())
@@ -74,27 +75,27 @@ func requireChild(w *world, parent, child tracetest.SpanStub) {
 // One command and the event that its handler publishes: four spans in two
 // processes, and each knows only its own.
 func TestTraceAcrossProcesses(t *testing.T) {
-	everywhere(t, func(w *world) {
+	world.Everywhere(t, func(w *world.World) {
 		front, back := newTraced(tracing.Config{}), newTraced(tracing.Config{})
-		caller := w.bus(front.tracing.Instrument(bus.Config{Service: "front"}))
-		server := w.bus(back.tracing.Instrument(bus.Config{}))
+		caller := w.Bus(front.tracing.Instrument(bus.Config{Service: "front"}))
+		server := w.Bus(back.tracing.Instrument(bus.Config{}))
 		type key struct{}
-		require.NoError(w, bus.Handle(w.Context(), server, func(ctx context.Context, c createUser) (userID, error) {
+		require.NoError(w, bus.Handle(w.Context(), server, func(ctx context.Context, c world.CreateUser) (world.UserID, error) {
 			require.Nil(w, ctx.Value(key{}), "the caller's values stay behind")
-			return "u1", bus.Publish(ctx, server, userCreated{ID: "u1"})
+			return "u1", bus.Publish(ctx, server, world.UserCreated{ID: "u1"})
 		}))
-		got := newRecord[bool]()
-		_, err := bus.Subscribe(w.Context(), caller, func(ctx context.Context, _ userCreated) error {
-			got.add(trace.SpanContextFromContext(ctx).IsValid())
+		got := world.NewRecord[bool]()
+		_, err := bus.Subscribe(w.Context(), caller, func(ctx context.Context, _ world.UserCreated) error {
+			got.Add(trace.SpanContextFromContext(ctx).IsValid())
 			return nil
 		}, bus.WithName("mail"))
 		require.NoError(w, err)
 		ctx, root := front.provider.Tracer("test").Start(context.WithValue(w.Context(), key{}, 1), "order")
-		_, err = bus.Execute(ctx, caller, createUser{Name: "ada"}, bus.WithID("c1"))
+		_, err = bus.Execute(ctx, caller, world.CreateUser{Name: "ada"}, bus.WithID("c1"))
 		require.NoError(w, err)
 		root.End()
-		require.Equal(w, []bool{true}, got.wait(w, 1))
-		settle(time.Second)
+		require.Equal(w, []bool{true}, got.Wait(w, 1))
+		world.Settle(time.Second)
 
 		require.ElementsMatch(w, []string{"client execute user.create", "internal order", "consumer handle user.created"}, front.names())
 		require.ElementsMatch(w, []string{"producer publish user.created", "server handle user.create"}, back.names())
@@ -131,15 +132,15 @@ func without(m map[string]any, keys ...string) map[string]any {
 }
 
 func TestTraceHeadersAreLowerCase(t *testing.T) {
-	everywhere(t, func(w *world) {
-		tr := w.open()
+	world.Everywhere(t, func(w *world.World) {
+		tr := w.Open()
 		defer tr.Close(context.Background())
 		sent := func(cfg tracing.Config, ctx context.Context) transport.Header {
 			src, err := tr.Subscribe(w.Context(), transport.Subscription{Name: "user.created"})
 			require.NoError(w, err)
 			defer src.Close(context.Background())
-			b := w.bus(newTraced(cfg).tracing.Instrument(bus.Config{}))
-			require.NoError(w, bus.Publish(ctx, b, userCreated{}, bus.WithHeader("Tenant", "t1")))
+			b := w.Bus(newTraced(cfg).tracing.Instrument(bus.Config{}))
+			require.NoError(w, bus.Publish(ctx, b, world.UserCreated{}, bus.WithHeader("Tenant", "t1")))
 			wait, cancel := context.WithTimeout(w.Context(), time.Minute)
 			defer cancel()
 			d, err := src.Next(wait)
@@ -177,24 +178,24 @@ func TestTraceHeadersAreLowerCase(t *testing.T) {
 }
 
 func TestTraceOfFailures(t *testing.T) {
-	everywhere(t, func(w *world) {
+	world.Everywhere(t, func(w *world.World) {
 		p := newTraced(tracing.Config{})
-		tr := w.open()
-		b := w.busOn(tr, p.tracing.Instrument(bus.Config{Retry: quick}))
+		tr := w.Open()
+		b := w.BusOn(tr, p.tracing.Instrument(bus.Config{Retry: quick}))
 		fixed := false
-		_, err := bus.Subscribe(w.Context(), b, func(ctx context.Context, _ userCreated) error {
+		_, err := bus.Subscribe(w.Context(), b, func(ctx context.Context, _ world.UserCreated) error {
 			switch m, _ := bus.MetaFrom(ctx); {
 			case fixed:
 				return nil
 			case m.Attempt == 1:
-				return errOops
+				return world.ErrOops
 			}
 			panic("boom")
 		}, bus.WithName("mail"))
 		require.NoError(w, err)
-		require.NoError(w, bus.Publish(w.Context(), b, userCreated{}, bus.WithID("e1")))
-		w.deadLetters(tr, 1)
-		settle(time.Second)
+		require.NoError(w, bus.Publish(w.Context(), b, world.UserCreated{}, bus.WithID("e1")))
+		w.DeadLetters(tr, 1)
+		world.Settle(time.Second)
 		publish := p.span(w, "publish user.created", 0)
 		first, second := p.span(w, "handle user.created", 0), p.span(w, "handle user.created", 1)
 		retry, dead := p.span(w, "retry user.created", 0), p.span(w, "dead-letter user.created", 0)
@@ -221,7 +222,7 @@ func TestTraceOfFailures(t *testing.T) {
 		report, err := b.DeadLetters().RedriveAll(w.Context(), bus.DeadLetterFilter{Name: "user.created"})
 		require.NoError(w, err)
 		require.Equal(w, 1, report.Redriven)
-		settle(10 * time.Second)
+		world.Settle(10 * time.Second)
 		third := p.span(w, "handle user.created", 2)
 		require.NotEqual(w, publish.SpanContext.TraceID(), third.SpanContext.TraceID(), "a trace of its own")
 		require.Len(w, third.Links, 1)
@@ -231,11 +232,11 @@ func TestTraceOfFailures(t *testing.T) {
 }
 
 func TestTraceOfAFailedCommand(t *testing.T) {
-	everywhere(t, func(w *world) {
+	world.Everywhere(t, func(w *world.World) {
 		p := newTraced(tracing.Config{})
-		b := w.bus(p.tracing.Instrument(bus.Config{}))
-		require.NoError(w, bus.Handle(w.Context(), b, func(context.Context, createUser) (userID, error) { return "", errOops }))
-		_, err := bus.Execute(w.Context(), b, createUser{Name: "ada"})
+		b := w.Bus(p.tracing.Instrument(bus.Config{}))
+		require.NoError(w, bus.Handle(w.Context(), b, func(context.Context, world.CreateUser) (world.UserID, error) { return "", world.ErrOops }))
+		_, err := bus.Execute(w.Context(), b, world.CreateUser{Name: "ada"})
 		require.Error(w, err)
 		require.ElementsMatch(w, []string{"server handle user.create", "client execute user.create"}, p.names())
 		for _, s := range p.GetSpans() {
@@ -246,21 +247,21 @@ func TestTraceOfAFailedCommand(t *testing.T) {
 }
 
 func TestTraceOfABatch(t *testing.T) {
-	everywhere(t, func(w *world) {
+	world.Everywhere(t, func(w *world.World) {
 		p := newTraced(tracing.Config{})
-		b := w.bus(p.tracing.Instrument(bus.Config{Retry: quick}))
-		runs := newRecord[int]()
-		_, err := bus.SubscribeBatch(w.Context(), b, func(_ context.Context, events []userCreated) error {
-			runs.add(len(events))
-			if len(runs.all()) == 1 {
-				return bus.ItemErrors{1: errOops}
+		b := w.Bus(p.tracing.Instrument(bus.Config{Retry: quick}))
+		runs := world.NewRecord[int]()
+		_, err := bus.SubscribeBatch(w.Context(), b, func(_ context.Context, events []world.UserCreated) error {
+			runs.Add(len(events))
+			if len(runs.All()) == 1 {
+				return bus.ItemErrors{1: world.ErrOops}
 			}
 			return nil
 		}, bus.WithName("all"))
 		require.NoError(w, err)
-		require.NoError(w, bus.PublishAll(w.Context(), b, userCreated{ID: "a"}, userCreated{ID: "b"}, userCreated{ID: "c"}))
-		require.Equal(w, []int{3, 1}, runs.wait(w, 2))
-		settle(time.Second)
+		require.NoError(w, bus.PublishAll(w.Context(), b, world.UserCreated{ID: "a"}, world.UserCreated{ID: "b"}, world.UserCreated{ID: "c"}))
+		require.Equal(w, []int{3, 1}, runs.Wait(w, 2))
+		world.Settle(time.Second)
 		batch := p.span(w, "handle user.created", 0)
 		require.Equal(w, int64(3), attributes(batch)["messaging.batch.message_count"])
 		require.Equal(w, codes.Error, batch.Status.Code)
@@ -280,15 +281,15 @@ func TestTraceOfABatch(t *testing.T) {
 
 // What becomes of a queued event is told by a span of its own.
 func TestTraceOfWhatIsQueued(t *testing.T) {
-	everywhere(t, func(w *world) {
+	world.Everywhere(t, func(w *world.World) {
 		p := newTraced(tracing.Config{})
-		tr := newFaulty(w.open())
-		b := w.busOn(tr, p.tracing.Instrument(bus.Config{BatchTimeout: 3 * time.Second}))
-		tr.set(failing("publish", transport.ErrUnavailable))
-		pending, err := bus.PublishAsync(w.Context(), b, userCreated{})
+		tr := world.NewFaulty(w.Open())
+		b := w.BusOn(tr, p.tracing.Instrument(bus.Config{BatchTimeout: 3 * time.Second}))
+		tr.Set(world.Failing("publish", transport.ErrUnavailable))
+		pending, err := bus.PublishAsync(w.Context(), b, world.UserCreated{})
 		require.NoError(w, err)
 		require.Error(w, pending.Wait(w.Context()))
-		settle(time.Second)
+		world.Settle(time.Second)
 		create, store := p.span(w, "create user.created", 0), p.span(w, "publish user.created", 0)
 		requireChild(w, create, store)
 		require.Equal(w, codes.Unset, create.Status.Code)
@@ -299,16 +300,16 @@ func TestTraceOfWhatIsQueued(t *testing.T) {
 }
 
 func TestTracesOfTheirOwnWithLinks(t *testing.T) {
-	everywhere(t, func(w *world) {
+	world.Everywhere(t, func(w *world.World) {
 		p := newTraced(tracing.Config{Links: true})
-		b := w.bus(p.tracing.Instrument(bus.Config{}))
-		_, err := bus.Subscribe(w.Context(), b, attempts(newRecord[int](), succeed))
+		b := w.Bus(p.tracing.Instrument(bus.Config{}))
+		_, err := bus.Subscribe(w.Context(), b, attempts(world.NewRecord[int](), succeed))
 		require.NoError(w, err)
-		require.NoError(w, bus.Handle(w.Context(), b, create))
-		require.NoError(w, bus.Publish(w.Context(), b, userCreated{}))
-		_, err = bus.Execute(w.Context(), b, createUser{Name: "ada"})
+		require.NoError(w, bus.Handle(w.Context(), b, world.Create))
+		require.NoError(w, bus.Publish(w.Context(), b, world.UserCreated{}))
+		_, err = bus.Execute(w.Context(), b, world.CreateUser{Name: "ada"})
 		require.NoError(w, err)
-		settle(time.Second)
+		world.Settle(time.Second)
 		publish, consume := p.span(w, "publish user.created", 0), p.span(w, "handle user.created", 0)
 		require.False(w, consume.Parent.IsValid())
 		require.Equal(w, publish.SpanContext.SpanID(), consume.Links[0].SpanContext.SpanID())
@@ -318,19 +319,19 @@ func TestTracesOfTheirOwnWithLinks(t *testing.T) {
 
 // A process without an SDK passes on the context that it got.
 func TestTracePassesThrough(t *testing.T) {
-	everywhere(t, func(w *world) {
+	world.Everywhere(t, func(w *world.World) {
 		p := newTraced(tracing.Config{})
 		middle := tracing.New(tracing.Config{TracerProvider: noop.NewTracerProvider()})
-		b := w.bus(middle.Instrument(bus.Config{}))
-		last := w.bus(p.tracing.Instrument(bus.Config{Service: "last"}))
-		require.NoError(w, bus.Handle(w.Context(), b, func(ctx context.Context, c createUser) (userID, error) {
-			return "", bus.Publish(ctx, b, userCreated{})
+		b := w.Bus(middle.Instrument(bus.Config{}))
+		last := w.Bus(p.tracing.Instrument(bus.Config{Service: "last"}))
+		require.NoError(w, bus.Handle(w.Context(), b, func(ctx context.Context, c world.CreateUser) (world.UserID, error) {
+			return "", bus.Publish(ctx, b, world.UserCreated{})
 		}))
-		_, err := bus.Subscribe(w.Context(), last, attempts(newRecord[int](), succeed))
+		_, err := bus.Subscribe(w.Context(), last, attempts(world.NewRecord[int](), succeed))
 		require.NoError(w, err)
-		_, err = bus.Execute(w.Context(), b, createUser{Name: "ada"}, bus.WithHeader("Traceparent", "00-01000000000000000000000000000000-0200000000000000-01"))
+		_, err = bus.Execute(w.Context(), b, world.CreateUser{Name: "ada"}, bus.WithHeader("Traceparent", "00-01000000000000000000000000000000-0200000000000000-01"))
 		require.NoError(w, err)
-		settle(time.Second)
+		world.Settle(time.Second)
 		s := p.span(w, "handle user.created", 0)
 		require.Equal(w, trace.TraceID{1}, s.SpanContext.TraceID())
 		require.Equal(w, trace.SpanID{2}, s.Parent.SpanID())
@@ -338,33 +339,33 @@ func TestTracePassesThrough(t *testing.T) {
 }
 
 func TestTraceRemembersFewFailures(t *testing.T) {
-	everywhere(t, func(w *world) {
-		if !w.inProcess {
+	world.Everywhere(t, func(w *world.World) {
+		if !w.InProcess {
 			return
 		}
 		p := newTraced(tracing.Config{})
-		b := w.bus(p.tracing.Instrument(bus.Config{}))
-		_, err := bus.Subscribe(w.Context(), b, func(context.Context, userCreated) error { return bus.RetryAfter(time.Hour, errOops) })
+		b := w.Bus(p.tracing.Instrument(bus.Config{}))
+		_, err := bus.Subscribe(w.Context(), b, func(context.Context, world.UserCreated) error { return bus.RetryAfter(time.Hour, world.ErrOops) })
 		require.NoError(w, err)
 		for range 5000 { // more than are remembered
-			require.NoError(w, bus.Publish(w.Context(), b, userCreated{}))
+			require.NoError(w, bus.Publish(w.Context(), b, world.UserCreated{}))
 		}
-		settle(time.Minute)
+		world.Settle(time.Minute)
 		require.Len(w, slices.DeleteFunc(p.GetSpans(), func(s tracetest.SpanStub) bool { return s.Name != "retry user.created" }), 5000)
 	})
 }
 
 func TestTraceOfACommandThatIsRetried(t *testing.T) {
-	everywhere(t, func(w *world) {
+	world.Everywhere(t, func(w *world.World) {
 		p := newTraced(tracing.Config{})
-		b := w.bus(p.tracing.Instrument(bus.Config{CommandRetry: &quick}))
-		require.NoError(w, bus.Handle(w.Context(), b, func(ctx context.Context, _ createUser) (userID, error) {
+		b := w.Bus(p.tracing.Instrument(bus.Config{CommandRetry: &quick}))
+		require.NoError(w, bus.Handle(w.Context(), b, func(ctx context.Context, _ world.CreateUser) (world.UserID, error) {
 			if m, _ := bus.MetaFrom(ctx); m.Attempt == 1 {
-				return "", errOops
+				return "", world.ErrOops
 			}
 			return "u1", nil
 		}))
-		_, err := bus.Execute(w.Context(), b, createUser{Name: "ada"})
+		_, err := bus.Execute(w.Context(), b, world.CreateUser{Name: "ada"})
 		require.NoError(w, err)
 		execute, first, second := p.span(w, "execute user.create", 0), p.span(w, "handle user.create", 0), p.span(w, "handle user.create", 1)
 		requireChild(w, execute, first)

@@ -1,0 +1,9 @@
+package pressure_test
+
+import (
+	"testing"
+
+	"github.com/jitney-bus/jitney/internal/natstest"
+)
+
+func TestMain(m *testing.M) { natstest.Main(m) }
