@@ -21,8 +21,9 @@ type idemClaim struct {
 }
 
 // claim takes the key for a run. Without one it returns the outcome that is known,
-// or nil: another run has the key.
-func (x *keyedCall) claim() (*idemClaim, *keyedOutcome) {
+// or nil: another run has the key. waited: a failure that was about to expire has been
+// given the time to.
+func (x *keyedCall) claim(waited bool) (*idemClaim, *keyedOutcome) {
 	store := x.h.scope.bus.tr.Store()
 	ctx, cancel := context.WithTimeout(x.k, idemClaimTimeout)
 	defer cancel()
@@ -52,6 +53,11 @@ func (x *keyedCall) claim() (*idemClaim, *keyedOutcome) {
 		}
 		if standing, o := x.judge(&rec); standing != standFree {
 			return nil, o
+		}
+		if rec.fading() && !waited {
+			cancel()
+			faded(x.k, store, x.key, e.Revision)
+			return x.claim(true)
 		}
 		c.renewed = time.Now()
 		if c.revision, err = store.Update(ctx, x.key, running, e.Revision, leaseTTL); err == nil {
@@ -160,8 +166,12 @@ func (c *idemClaim) conclude(rec idemRecord, ttl time.Duration) error {
 			return ErrLeaseLost
 		case now.Run == rec.Run && now.State == rec.State: // its answer was lost
 			return nil
-		case now.Run == rec.Run, now.State == idemFailed && rec.State == idemDone:
+		case now.Run == rec.Run:
 			revision = e.Revision
+		case now.State == idemFailed && rec.State == idemDone:
+			if revision = e.Revision; now.fading() {
+				faded(ctx, store, key, e.Revision)
+			}
 		default:
 			return ErrLeaseLost
 		}

@@ -1,7 +1,9 @@
 package bus
 
 import (
+	"context"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"time"
 
@@ -55,6 +57,10 @@ const (
 	// idemFailedFor is how long a failure is kept, for those who have asked before it
 	// and whose reply is lost or whose next try is on its way.
 	idemFailedFor = time.Minute
+	// idemFading is how long before its end a failure is not replaced any more, but
+	// waited for, and idemGone how long at most.
+	idemFading = time.Second
+	idemGone   = 3 * time.Second
 )
 
 // idemKey is where the record of a key is kept.
@@ -80,6 +86,25 @@ func parseIdemRecord(v []byte) (idemRecord, error) {
 		return r, nil
 	}
 	return r, fmt.Errorf("state %q is not known", r.State)
+}
+
+// fading reports whether a failure is about to expire. What replaces a record just
+// then may be removed in its place: nats-server 2.15 decides that a key has expired,
+// and then removes whatever it has (handleRemovalOrSdm in its stores).
+func (r *idemRecord) fading() bool {
+	return r.State == idemFailed && time.Since(r.At) > idemFailedFor-idemFading
+}
+
+// faded waits until a record that is fading has gone, or is another's; for a while
+// only, since the clock that wrote it may be wrong.
+func faded(ctx context.Context, store transport.Store, key string, revision uint64) {
+	ctx, cancel := context.WithTimeout(ctx, idemGone)
+	defer cancel()
+	for sleep(ctx, 100*time.Millisecond) {
+		if e, err := store.Get(ctx, key); errors.Is(err, transport.ErrNotFound) || err == nil && e.Revision != revision {
+			return
+		}
+	}
 }
 
 // message is the reply that a kept result was.

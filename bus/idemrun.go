@@ -184,7 +184,7 @@ func (x *keyedCall) turn(v any, settle func(keyedOutcome)) (settled bool) {
 		}
 		x.h.answered(&running{k: x.k, late: o.late}, func() { settle(*o) })
 	}()
-	claim, known := x.claim()
+	claim, known := x.claim(false)
 	if claim == nil {
 		o = known
 		return o != nil

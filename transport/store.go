@@ -17,7 +17,9 @@ type Store interface {
 	// Get reads a key. ErrNotFound: it is not there, was deleted or expired.
 	Get(ctx context.Context, key string) (Entry, error)
 	// Update writes a key whose revision is still the one given. ErrConflict:
-	// it has another, or is gone.
+	// it has another, or is gone. In the last second before a key expires the new
+	// value may be removed in place of the old one: update in time, or wait for the
+	// end and Create.
 	Update(ctx context.Context, key string, value []byte, revision uint64, ttl time.Duration) (uint64, error)
 	// Delete removes a key whose revision is still the one given, or whatever
 	// its revision if that is 0. ErrConflict: it has another. Deleting a key

@@ -445,6 +445,32 @@ func TestIdempotentFailureIsNotRunAgainByItsOwnCall(t *testing.T) {
 	})
 }
 
+// A failure that is about to expire is not replaced: a server that removes it then may
+// remove the claim that has taken its place, and the command would run beside itself.
+func TestIdempotentClaimOutlivesAFailure(t *testing.T) {
+	world.Everywhere(t, func(w *world.World) {
+		b, tr := w.Process("svc")
+		runs := newCharger().serve(w, b)
+		runs.then(func(context.Context, int) error { return world.ErrOops })
+		charging := func() {
+			w.Helper()
+			_, err := bus.Execute(w.Context(), b, charge{}, bus.WithIdempotencyKey("k"))
+			require.ErrorContains(w, err, world.ErrOops.Error())
+		}
+		charging()
+		world.Settle(58 * time.Second)
+		before := tr.Count("update")
+		charging()
+		require.Equal(w, before+2, tr.Count("update"), "a failure that stays is replaced: by the claim, and that by what came of it")
+		world.Settle(59*time.Second + 500*time.Millisecond)
+		before, began := tr.Count("update"), time.Now()
+		charging()
+		require.Equal(w, before+1, tr.Count("update"), "the claim is created")
+		require.Less(w, time.Since(began), 2*time.Second)
+		require.Len(w, runs.All(), 3)
+	})
+}
+
 // When the process that runs it dies, another takes over once its claim has ended.
 func TestIdempotentCommandSurvivesItsProcess(t *testing.T) {
 	world.Everywhere(t, func(w *world.World) {
