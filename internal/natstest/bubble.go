@@ -24,7 +24,9 @@ import (
 // seldom, and GOMAXPROCS=1 keeps it away.
 func Bubble(t *testing.T, f func(t *testing.T, s *embedded.Server)) {
 	t.Helper()
-	Outside(t)
+	ats.Register() // before a server does, inside
+	defer ats.Unregister()
+	DropPooledTimers()
 	defer DropPooledTimers()
 	synctest.Test(t, func(t *testing.T) {
 		s, err := embedded.Start(embedded.Config{})
@@ -44,7 +46,7 @@ func Bubble(t *testing.T, f func(t *testing.T, s *embedded.Server)) {
 }
 
 // Outside does what has to be done outside of bubbles that start servers of their
-// own, for as long as t runs. Bubble does it by itself.
+// own, for as long as t runs. Bubble does the same by itself.
 func Outside(t testing.TB) {
 	ats.Register() // before a server does, inside
 	t.Cleanup(ats.Unregister)

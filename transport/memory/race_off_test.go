@@ -2,4 +2,4 @@
 
 package memory_test
 
-const sideBySide = "8"
+const sideBySide = "16"

@@ -1,20 +1,10 @@
 package nats_test
 
 import (
-	"flag"
 	"testing"
 
 	"github.com/jitney-bus/jitney/internal/natstest"
 )
 
-// Tests run NATS servers in bubbles, and none may leave anything running. The
-// real-time lane of the suite mostly waits, so more of it may run side by side
-// than there are processors; under the race detector, which makes everything cost
-// several times as much, fewer, or leases of a second end on a busy machine.
-func TestMain(m *testing.M) {
-	flag.Parse()
-	if f := flag.Lookup("test.parallel"); f.Value.String() == f.DefValue {
-		_ = flag.Set("test.parallel", sideBySide)
-	}
-	natstest.Main(m)
-}
+// Tests run NATS servers in bubbles, and none may leave anything running.
+func TestMain(m *testing.M) { natstest.Main(m) }

@@ -18,7 +18,7 @@ import (
 const maxBody = 1<<20 - 64<<10
 
 // TestSuite runs the conformance suite in bubbles: hours of leases and delays
-// pass in milliseconds.
+// pass in milliseconds. The package embedded runs it in real time.
 func TestSuite(t *testing.T) {
 	natstest.Outside(t)
 	transporttest.Run(t, transporttest.Config{
@@ -39,20 +39,5 @@ func TestSuite(t *testing.T) {
 			}
 		},
 		Features: transporttest.Features{Bubble: true, MaxBody: maxBody, MaxDeadLetters: 200},
-	})
-}
-
-// TestSuiteTCP runs it in real time over loopback TCP.
-func TestSuiteTCP(t *testing.T) {
-	transporttest.Run(t, transporttest.Config{
-		Backend: func(t *testing.T) func(t *testing.T) transport.Transport {
-			s := natstest.Server(t)
-			return func(t *testing.T) transport.Transport {
-				tr, err := nats.Open(t.Context(), nats.Config{URL: s.URL(), DeadLetterMaxMessages: 200, DropDeadLetters: true})
-				require.NoError(t, err)
-				return tr
-			}
-		},
-		Features: transporttest.Features{MaxBody: maxBody, Parallel: true, Sessions: 100, MaxDeadLetters: 200, DropDeadLetters: true},
 	})
 }

@@ -1,10 +1,19 @@
 package embedded_test
 
 import (
+	"flag"
 	"testing"
 
-	"go.uber.org/goleak"
+	"github.com/jitney-bus/jitney/internal/natstest"
 )
 
-// Every test must leave nothing running.
-func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
+// No test may leave anything running. The suite mostly waits, so more of it may run
+// side by side than there are processors; under the race detector, which makes all cost
+// several times as much, fewer, or leases of a second end on a busy machine.
+func TestMain(m *testing.M) {
+	flag.Parse()
+	if f := flag.Lookup("test.parallel"); f.Value.String() == f.DefValue {
+		_ = flag.Set("test.parallel", sideBySide)
+	}
+	natstest.Main(m)
+}

@@ -1,5 +1,5 @@
 //go:build !race
 
-package nats_test
+package embedded_test
 
 const sideBySide = "12"
