@@ -52,7 +52,7 @@ func footprintOf(t *testing.T, s *natsserver.Server, tr *Transport) footprint {
 	return f
 }
 
-// 10,000 sessions (500 under the race detector), each with a listener that hears an event and a handler that
+// 3,000 sessions (500 under the race detector), each with a listener that hears an event and a handler that
 // answers a command, leave nothing behind on either side.
 func TestSessionsLeaveNothingBehind(t *testing.T) {
 	s, err := natsserver.NewServer(&natsserver.Options{
@@ -99,7 +99,7 @@ func TestSessionsLeaveNothingBehind(t *testing.T) {
 			return err == nil && st.CachedInfo().State.Msgs == 0
 		}, time.Minute, 50*time.Millisecond)
 	}
-	n := 10_000
+	n := 3_000
 	if underRace() {
 		n = 500
 	}
