@@ -17,7 +17,6 @@ package natstest
 import (
 	"fmt"
 	"os"
-	"runtime/debug"
 	"testing"
 
 	"github.com/nats-io/nats-server/v2/server/ats"
@@ -30,14 +29,9 @@ const SourceSetup = "github.com/nats-io/nats-server/v2/server.(*stream).trySetup
 
 // Main runs the tests of a package and fails if one left a goroutine behind. It is
 // the whole of TestMain and does not return. A bubble that forgets Outside would
-// stand still, so it does that part for all of them. It also lets the heap grow to
-// five times what lives on it, since collections are a sixth of the tests' time:
-// a test that watches the heap sets what it needs.
+// stand still, so it does that part for all of them.
 func Main(m *testing.M) {
 	ats.Register()
-	if os.Getenv("GOGC") == "" {
-		debug.SetGCPercent(400) // what a bubble leaves behind is collected with its timers
-	}
 	code := m.Run()
 	ats.Unregister()
 	if code == 0 {
