@@ -89,8 +89,7 @@ func parseIdemRecord(v []byte) (idemRecord, error) {
 }
 
 // fading reports whether a failure is about to expire. What replaces a record just
-// then may be removed in its place: nats-server 2.15 decides that a key has expired,
-// and then removes whatever it has (handleRemovalOrSdm in its stores).
+// then may be removed in its place (transport.Store, Update).
 func (r *idemRecord) fading() bool {
 	return r.State == idemFailed && time.Since(r.At) > idemFailedFor-idemFading
 }

@@ -131,14 +131,7 @@ func runPublisher(text []byte) error {
 	}
 	ctx := context.Background()
 	session := "s-" + s.Name
-	ss, err := b.Session(ctx, session)
-	if err != nil {
-		return fmt.Errorf("open %s: %w", session, err)
-	}
-	_, err = bus.Subscribe(ctx, ss, func(ctx context.Context, e Done) error {
-		say(record{What: heard, ID: e.ID, Group: session, Session: e.Session})
-		return nil
-	})
+	ss, err := openSession(ctx, b, session)
 	if err != nil {
 		return err
 	}
@@ -147,12 +140,38 @@ func runPublisher(text []byte) error {
 		s.publish(ctx, b, n)
 		if n%10 == 0 {
 			e := Done{ID: fmt.Sprintf("e-%s-in-session-%d", s.Name, n), Publisher: session, Session: session, N: n}
-			publishUntilStored(ctx, ss, e)
+			for !publishUntilStored(ctx, ss, e) { // a partition has outlasted the session
+				if ss, err = openSession(ctx, b, session); err != nil {
+					return err
+				}
+			}
 		}
 		s.command(ctx, b, n)
 		time.Sleep(s.Every)
 	}
 	return b.Close(ctx)
+}
+
+// openSession opens a session with a listener, in a minute at the most.
+func openSession(ctx context.Context, b *bus.Bus, id string) (*bus.Session, error) {
+	ctx, cancel := context.WithTimeout(ctx, time.Minute)
+	defer cancel()
+	for {
+		s, err := b.Session(ctx, id)
+		if err == nil {
+			if _, err = bus.Subscribe(ctx, s, func(ctx context.Context, e Done) error {
+				say(record{What: heard, ID: e.ID, Group: id, Session: e.Session})
+				return nil
+			}); err == nil {
+				return s, nil
+			}
+			_ = s.Close(ctx)
+		}
+		if ctx.Err() != nil {
+			return nil, fmt.Errorf("open %s: %w", id, err)
+		}
+		time.Sleep(50 * time.Millisecond)
+	}
 }
 
 func (s actorSettings) publish(ctx context.Context, b *bus.Bus, n int) {
@@ -164,16 +183,19 @@ func (s actorSettings) publish(ctx context.Context, b *bus.Bus, n int) {
 }
 
 // publishUntilStored publishes under one id until it is sure that the event is stored:
-// within the dedup window, that stores it once.
-func publishUntilStored(ctx context.Context, in bus.Scope, e Done) {
+// within the dedup window, that stores it once. False: its session has ended.
+func publishUntilStored(ctx context.Context, in bus.Scope, e Done) bool {
 	say(record{What: trying, ID: e.ID, Session: e.Session})
 	for {
 		err := bus.Publish(ctx, in, e, bus.WithID(e.ID), bus.WithKey(e.Publisher), bus.WithTimeout(5*time.Second))
 		if err == nil {
 			say(record{What: published, ID: e.ID, Session: e.Session})
-			return
+			return true
 		}
 		say(record{What: doubted, ID: e.ID, Session: e.Session, Text: string(bus.CodeOf(err))})
+		if errors.Is(err, bus.ErrSessionExpired) || errors.Is(err, bus.ErrSessionClosed) {
+			return false
+		}
 		time.Sleep(50 * time.Millisecond)
 	}
 }

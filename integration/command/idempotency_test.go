@@ -471,6 +471,50 @@ func TestIdempotentClaimOutlivesAFailure(t *testing.T) {
 	})
 }
 
+// Nor does a success that comes too late replace another run's failure then: it is
+// written once that has gone, and kept.
+func TestIdempotentSuccessOutlivesAFailure(t *testing.T) {
+	world.Everywhere(t, func(w *world.World) {
+		first, tr := w.Process("svc")
+		failed := make(chan struct{})
+		late := newCharger().serve(w, first)
+		late.then(func(context.Context, int) error {
+			<-failed
+			world.Settle(59*time.Second + 500*time.Millisecond)
+			return nil
+		})
+		caller := w.Bus(bus.Config{Service: "caller"})
+		execute := func() (receiptNo, error) {
+			return bus.Execute(w.Context(), caller, charge{}, bus.WithIdempotencyKey("k"), bus.WithTimeout(5*time.Minute))
+		}
+		go func() { _, _ = execute() }()
+		late.Wait(w, 1)
+		tr.Set(world.FailingStore("idem.", transport.ErrUnavailable))
+		world.Settle(20 * time.Second) // its claim has ended
+		second := newCharger()
+		second.then(func(context.Context, int) error { return world.ErrOops })
+		second.serve(w, w.Bus(bus.Config{}))
+		_, err := execute()
+		require.ErrorContains(w, err, world.ErrOops.Error())
+		writes := world.NewRecord[string]()
+		tr.Set(func(_ context.Context, op, what string) error {
+			if strings.HasPrefix(what, "idem.") && op != "get" {
+				writes.Add(op)
+			}
+			return nil
+		})
+		close(failed)
+		world.Settle(62 * time.Second)
+		all := writes.All()
+		require.Equal(w, "create", all[len(all)-1], "%v: the failure was there no more", all)
+		no, err := execute()
+		require.NoError(w, err)
+		require.Equal(w, receiptNo{1}, no)
+		require.Len(w, late.All(), 1)
+		require.Len(w, second.All(), 1)
+	})
+}
+
 // When the process that runs it dies, another takes over once its claim has ended.
 func TestIdempotentCommandSurvivesItsProcess(t *testing.T) {
 	world.Everywhere(t, func(w *world.World) {
