@@ -190,7 +190,10 @@ func TestBatchThatRunsTooLong(t *testing.T) {
 		require.Empty(w, causes.All(), "gathering is not running")
 		world.Settle(5 * time.Minute)
 		require.Equal(w, []error{bus.ErrMaxRun}, causes.All())
-		require.Equal(w, []string{"e0 e1", "e0#2 e1#2"}, batches(runs.All()), "and it counts as a failure")
+		got := batches(runs.All())
+		require.Len(w, got, 2, "and it counts as a failure")
+		require.Equal(w, "e0 e1", got[0])
+		require.ElementsMatch(w, []string{"e0#2", "e1#2"}, strings.Fields(got[1]), "due at the same time, in any order")
 	})
 }
 
