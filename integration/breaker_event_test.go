@@ -95,7 +95,7 @@ func TestOpenCircuitPausesAGroup(t *testing.T) {
 		b := w.BusOn(tr, bus.Config{})
 		f := newFlaky()
 		_, err := bus.Subscribe(w.Context(), b, f.handle, bus.WithConcurrency(1), slowRetries,
-			bus.WithBreaker(resilience.Breaker{Recovery: 2 * time.Hour}))
+			bus.WithBreaker(resilience.Breaker{Recovery: time.Hour}))
 		require.NoError(w, err)
 		require.Equal(w, resilience.BreakerClosed, breaker(w, b).State)
 
@@ -113,7 +113,7 @@ func TestOpenCircuitPausesAGroup(t *testing.T) {
 		require.True(w, b.Health(w.Context()).Ready())
 
 		next, subscribes, releases := tr.Count("next"), tr.Count("subscribe"), tr.Count("release")
-		world.Settle(time.Hour) // the retries are due after 10 s
+		world.Settle(30 * time.Minute) // the retries are due after 10 s
 		require.Len(w, f.runs.All(), 5, "an attempt was burnt")
 		require.Equal(w, []int{next, subscribes, releases}, []int{tr.Count("next"), tr.Count("subscribe"), tr.Count("release")},
 			"the transport was asked while the circuit is open")
@@ -121,7 +121,7 @@ func TestOpenCircuitPausesAGroup(t *testing.T) {
 		f.healthy.Store(true)
 		f.takes.Store(int64(time.Second))
 		f.most.Store(0)
-		world.Settle(time.Hour - time.Minute)
+		world.Settle(29 * time.Minute)
 		require.Empty(w, f.done.All())
 		world.Settle(2 * time.Minute)
 		attempts := once(w, f.done.Wait(w, 20), 1, 20)
@@ -544,7 +544,7 @@ func TestChangesOfCircuitsDoNotFeedOnThemselves(t *testing.T) {
 		require.NoError(w, err)
 		publishUsers(w, b, 1, 1)
 		w.Wait()
-		world.Settle(time.Hour)
+		world.Settle(10 * time.Minute)
 		for _, c := range alarms.All() {
 			require.Equal(w, "user.created", c.Name)
 		}

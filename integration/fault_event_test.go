@@ -185,7 +185,7 @@ func TestRetryCopyThatIsNotStored(t *testing.T) {
 				tr.Set(f)
 				require.NoError(w, bus.Publish(w.Context(), publisher, world.UserCreated{ID: "whole"}))
 				require.NoError(w, bus.Publish(w.Context(), publisher, world.UserCreated{ID: "part"}))
-				world.Settle(time.Hour)
+				world.Settle(20 * time.Minute)
 				require.ElementsMatch(w, []string{
 					"whole good 1 0s", "whole bad 1 0s", "part good 1 0s", "part bad 1 0s",
 					"whole good 2 10m0s", "whole bad 2 10m0s", "part bad 2 10m0s",

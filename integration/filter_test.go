@@ -116,7 +116,7 @@ func TestFiltersOnReceipt(t *testing.T) {
 		} {
 			require.NoError(w, bus.Publish(w.Context(), p, world.UserCreated{ID: id}, opts...))
 		}
-		world.Settle(2 * time.Hour)
+		world.Settle(10 * time.Minute)
 		require.ElementsMatch(w, []world.UserID{"k", "xk"}, early.All())
 		require.ElementsMatch(w, []world.UserID{"x", "xk"}, late.All())
 		require.ElementsMatch(w, []world.UserID{"nokey", "x", "k", "xk"}, all.All())
@@ -150,7 +150,7 @@ func TestFilteredEventsAreAcknowledged(t *testing.T) {
 		require.NoError(w, bus.Publish(w.Context(), w.Bus(bus.Config{Service: "p"}), world.UserCreated{ID: "next"}))
 		// And the group is what it was: who comes next gets all that is new.
 		wide := hearing(w, w.Bus(bus.Config{}))
-		world.Settle(2 * time.Hour)
+		world.Settle(10 * time.Minute)
 		require.Empty(w, none.All())
 		require.Equal(w, []world.UserID{"next"}, wide.All())
 	})
@@ -175,7 +175,7 @@ func TestFilterStopsWhatCannotBeDecoded(t *testing.T) {
 				require.NoError(w, tr.Publish(w.Context(), &transport.Message{
 					To: transport.Address{Name: "user.created"}, ID: "bad", Body: []byte("{")}))
 				told.Wait(w, 1)
-				world.Settle(2 * time.Hour)
+				world.Settle(10 * time.Minute)
 				require.Len(w, told.All(), 1, "settled for good")
 				require.Empty(w, got.All())
 				w.DeadLetters(tr, c.dead)
@@ -189,7 +189,7 @@ func TestFilterStopsWhatCannotBeDecoded(t *testing.T) {
 func TestSparedListenerIsDone(t *testing.T) {
 	for what, failure := range map[string]error{
 		"a short retry": world.ErrOops,
-		"a long retry":  bus.RetryAfter(time.Hour, world.ErrOops),
+		"a long retry":  bus.RetryAfter(10*time.Minute, world.ErrOops),
 		"a dead letter": bus.Permanent(world.ErrOops),
 	} {
 		t.Run(what, func(t *testing.T) {
@@ -208,7 +208,7 @@ func TestSparedListenerIsDone(t *testing.T) {
 				}), bus.WithName("failing"))
 				require.NoError(w, err)
 				require.NoError(w, bus.Publish(w.Context(), b, world.UserCreated{}))
-				world.Settle(4 * time.Hour)
+				world.Settle(30 * time.Minute)
 				require.Empty(w, spared.All())
 				require.EqualValues(w, 1, asked.Load())
 				if what == "a dead letter" {
@@ -227,7 +227,7 @@ func TestSparedListenerIsDone(t *testing.T) {
 // Nor when the broker refuses the copy that would wait, or when the listener that
 // failed is closed and comes back.
 func TestSparedListenerIsDoneWhateverHappens(t *testing.T) {
-	for what, failure := range map[string]error{"copy refused": bus.RetryAfter(time.Hour, world.ErrOops), "listener closed": bus.RetryAfter(20*time.Second, world.ErrOops)} {
+	for what, failure := range map[string]error{"copy refused": bus.RetryAfter(10*time.Minute, world.ErrOops), "listener closed": bus.RetryAfter(20*time.Second, world.ErrOops)} {
 		t.Run(what, func(t *testing.T) {
 			world.Everywhere(t, func(w *world.World) {
 				tr := world.NewFaulty(w.Open())
@@ -257,7 +257,7 @@ func TestSparedListenerIsDoneWhateverHappens(t *testing.T) {
 					world.Settle(22 * time.Second)
 					listen()
 				}
-				world.Settle(3 * time.Hour)
+				world.Settle(20 * time.Minute)
 				require.Equal(w, []int{1, 2}, ran.All())
 				require.EqualValues(w, 1, asked.Load())
 			})
@@ -272,13 +272,13 @@ func TestFiltersAreAskedAgain(t *testing.T) {
 		asked, ran := world.NewRecord[int](), world.NewRecord[int]()
 		_, err := bus.Subscribe(w.Context(), b, attempts(ran, func(n int) error {
 			if n == 2 {
-				return bus.RetryAfter(time.Hour, world.ErrOops)
+				return bus.RetryAfter(10*time.Minute, world.ErrOops)
 			}
 			return world.ErrOops
 		}), bus.WithFilter(passing(func(m *bus.Message) bool { asked.Add(m.Attempt); return true })))
 		require.NoError(w, err)
 		require.NoError(w, bus.Publish(w.Context(), b, world.UserCreated{}))
-		world.Settle(2 * time.Hour)
+		world.Settle(20 * time.Minute)
 		require.Equal(w, []int{1, 2, 3, 4}, ran.All())
 		require.Equal(w, []int{1, 2}, asked.All(), "a copy for this listener alone has passed")
 		w.DeadLetters(tr, 1)
@@ -295,7 +295,7 @@ func TestFilterStopsARedelivery(t *testing.T) {
 			bus.WithFilter(passing(func(m *bus.Message) bool { return m.Attempt == 1 })))
 		require.NoError(w, err)
 		require.NoError(w, bus.Publish(w.Context(), b, world.UserCreated{}))
-		world.Settle(time.Hour)
+		world.Settle(10 * time.Minute)
 		require.Equal(w, []int{1}, ran.All())
 		w.DeadLetters(tr, 0)
 	})

@@ -57,7 +57,7 @@ func TestEveryFailureHasItsOwnDeadLetter(t *testing.T) {
 				raw(w, tr, to, "daily", world.UserCreated{ID: "later"})
 				to.Session = "s 1"
 				raw(w, tr, to, "daily", world.UserCreated{ID: "session's"})
-				world.Settle(time.Hour)
+				world.Settle(30 * time.Minute)
 				for _, d := range w.DeadLetters(tr, 3) {
 					require.Equal(w, "daily", d.Message.ID)
 					require.NotZero(w, d.StreamSequence)
@@ -85,7 +85,7 @@ func TestOneFailureSeenTwiceIsOneDeadLetter(t *testing.T) {
 				require.NoError(w, err)
 				tr.Set(world.Times(1, world.Failing("term", transport.ErrUnavailable)))
 				require.NoError(w, bus.Publish(w.Context(), b, world.UserCreated{}))
-				world.Settle(time.Hour)
+				world.Settle(10 * time.Minute)
 				require.Len(w, runs.All(), 3)
 				w.DeadLetters(inner, 1)
 			})

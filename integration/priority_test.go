@@ -411,7 +411,7 @@ func TestStoppedWhileTheDeadLetterIsRefused(t *testing.T) {
 		world.Settle(8 * time.Second)
 		require.Equal(w, []string{"check 1", "check 2"}, ran.All())
 		tr.full.Store(false)
-		world.Settle(time.Hour)
+		world.Settle(10 * time.Minute)
 		require.Equal(w, []string{"check 1", "check 2", "check 3"}, ran.All())
 		w.DeadLetters(tr.Transport, 1)
 	})
@@ -421,10 +421,10 @@ func TestStoppedWhileTheCopyIsRefused(t *testing.T) {
 	world.Everywhere(t, func(w *world.World) {
 		tr := world.NewFaulty(w.Open())
 		ran := world.NewRecord[string]()
-		play(w, w.BusOn(tr, bus.Config{}), ran, player{"check", 100, []error{stop(later(time.Hour))}}, player{"work", 50, nil})
+		play(w, w.BusOn(tr, bus.Config{}), ran, player{"check", 100, []error{stop(later(10 * time.Minute))}}, player{"work", 50, nil})
 		tr.Set(world.Failing("publish", transport.ErrUnavailable))
 		require.NoError(w, bus.Publish(w.Context(), w.Bus(bus.Config{Service: "p"}), world.UserCreated{}))
-		world.Settle(70 * time.Minute)
+		world.Settle(15 * time.Minute)
 		require.Equal(w, []string{"check 1", "check 2", "work 1"}, ran.All())
 	})
 }

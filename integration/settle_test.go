@@ -80,7 +80,7 @@ func TestSettlementAfterASlowCopy(t *testing.T) {
 		})
 		tr.Set(strict(func(context.Context, string, string) error { return nil }))
 		require.NoError(w, bus.Publish(w.Context(), publisher, world.UserCreated{}))
-		world.Settle(time.Hour)
+		world.Settle(20 * time.Minute)
 		require.Equal(w, []string{"1 0s", "2 10m0s"}, got.All())
 	})
 }
@@ -140,7 +140,7 @@ func TestRetriesOfAPrivateListenerAreBounded(t *testing.T) {
 		_, err := bus.Subscribe(w.Context(), b, func(ctx context.Context, _ world.UserCreated) error {
 			if m, _ := bus.MetaFrom(ctx); m.Attempt == 1 {
 				first.Add(1)
-				return bus.RetryAfter(time.Hour, world.ErrOops)
+				return bus.RetryAfter(10*time.Minute, world.ErrOops)
 			}
 			second.Add(1)
 			return nil
@@ -155,7 +155,7 @@ func TestRetriesOfAPrivateListenerAreBounded(t *testing.T) {
 			require.Equal(w, "oops", d.Error)
 			require.Equal(w, 1, d.Attempts)
 		}
-		world.Settle(2 * time.Hour)
+		world.Settle(20 * time.Minute)
 		require.Len(w, second.All(), bound)
 		w.DeadLetters(tr, more)
 	})

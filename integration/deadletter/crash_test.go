@@ -219,7 +219,7 @@ func TestRecordThatIsStoredAgainAfterItsRedrive(t *testing.T) {
 			}
 		}
 		require.Equal(w, 1, repeated)
-		world.Settle(time.Hour)
+		world.Settle(10 * time.Minute)
 		require.Len(w, f.seen.All(), 1)
 		require.Equal(w, 2, f.seen.All()[0].Generation)
 	})

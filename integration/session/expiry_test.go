@@ -243,7 +243,7 @@ func TestSessionEndIsToldOnceAfterALongOutage(t *testing.T) {
 				return nil
 			})
 			<-s.Done()
-			world.Settle(time.Hour)
+			world.Settle(20 * time.Minute)
 			tr.Set(nil)
 			world.Settle(time.Minute)
 			ends := ended.Wait(w, 1)

@@ -17,6 +17,9 @@ package natstest
 import (
 	"context"
 	"testing"
+	"time"
+
+	client "github.com/nats-io/nats.go"
 
 	"github.com/jitney-bus/jitney/bus/bustest"
 	"github.com/jitney-bus/jitney/internal/natstest"
@@ -24,6 +27,11 @@ import (
 	"github.com/jitney-bus/jitney/transport/nats"
 	"github.com/jitney-bus/jitney/transport/nats/embedded"
 )
+
+// pingInterval replaces the driver's one second: a pipe in this process tells at
+// once when the server is gone, and in fake time a ping a second is half of what
+// an idle hour costs.
+const pingInterval = time.Minute
 
 // New returns a harness as bustest.New does, on a NATS server of its own that is
 // shut down when the test ends. In a bubble of fake time it fails the test: the
@@ -56,7 +64,7 @@ func Run(t *testing.T, f func(t *testing.T, h *bustest.Harness), opts ...bustest
 func on(t testing.TB, s *embedded.Server, opts []bustest.Option) *bustest.Harness {
 	t.Helper()
 	driver := bustest.WithDriver(func(ctx context.Context) (transport.Transport, error) {
-		return nats.Open(ctx, nats.Config{Server: s})
+		return nats.Open(ctx, nats.Config{Server: s, Options: []client.Option{client.PingInterval(pingInterval)}})
 	})
 	return bustest.New(t, append([]bustest.Option{driver, bustest.IgnoreGoroutines(natstest.SourceSetup)}, opts...)...)
 }
