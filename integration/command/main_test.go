@@ -6,4 +6,4 @@ import (
 	"github.com/jitney-bus/jitney/internal/natstest"
 )
 
-func TestMain(m *testing.M) { natstest.Main(m) }
+func TestMain(m *testing.M) { natstest.MainOfBubbles(m) }

@@ -15,8 +15,10 @@
 package natstest
 
 import (
+	"flag"
 	"fmt"
 	"os"
+	"runtime"
 	"testing"
 
 	"github.com/nats-io/nats-server/v2/server/ats"
@@ -26,6 +28,19 @@ import (
 // SourceSetup is a goroutine of the server that its shutdown does not wait for: it
 // asks another stream for its messages and gives up after half a minute.
 const SourceSetup = "github.com/nats-io/nats-server/v2/server.(*stream).trySetupSourceConsumer.func3"
+
+// MainOfBubbles is Main for a package whose tests run in bubbles, one after the
+// other. It gives them one processor: a bubble seldom has work for two, and what
+// the second does instead, marking garbage and waking threads, is a third of what
+// the tests cost and lost to the other packages. GOMAXPROCS in the environment and
+// the flag -cpu say otherwise; benchmarks have all processors.
+func MainOfBubbles(m *testing.M) {
+	flag.Parse()
+	if os.Getenv("GOMAXPROCS") == "" && flag.Lookup("test.bench").Value.String() == "" {
+		runtime.GOMAXPROCS(1)
+	}
+	Main(m)
+}
 
 // Main runs the tests of a package and fails if one left a goroutine behind. It is
 // the whole of TestMain and does not return. A bubble that forgets Outside would

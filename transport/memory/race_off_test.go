@@ -2,4 +2,4 @@
 
 package memory_test
 
-const sideBySide = "16"
+const sideBySide = "64"

@@ -7,4 +7,4 @@ import (
 )
 
 // Tests run NATS servers in bubbles, and none may leave anything running.
-func TestMain(m *testing.M) { natstest.Main(m) }
+func TestMain(m *testing.M) { natstest.MainOfBubbles(m) }

@@ -2,4 +2,4 @@
 
 package embedded_test
 
-const sideBySide = "12"
+const sideBySide = "40"
