@@ -1,9 +1,10 @@
 //go:build unix
 
-package process_test
+package process
 
 import (
 	"context"
+	"encoding/json"
 	"fmt"
 	"os"
 	"os/signal"
@@ -18,12 +19,16 @@ import (
 	"github.com/jitney-bus/jitney/transport/nats"
 )
 
-// crasher handles events in the group of its service, and is killed by one that says
+// runCrasher handles events in the group of its service, and is killed by one that says
 // so, in the middle of its handler.
-func crasher(url string) error {
+func runCrasher(text []byte) error {
+	var s memberSettings
+	if err := json.Unmarshal(text, &s); err != nil {
+		return err
+	}
 	ctx, cancel := signal.NotifyContext(context.Background(), os.Interrupt)
 	defer cancel()
-	tr, err := nats.Open(ctx, nats.Config{URL: url})
+	tr, err := nats.Open(ctx, nats.Config{URL: s.URL})
 	if err != nil {
 		return err
 	}
@@ -45,7 +50,7 @@ func crasher(url string) error {
 	if err != nil {
 		return err
 	}
-	fmt.Println("open")
+	fmt.Println("ready")
 	<-ctx.Done()
 	return b.Close(context.WithoutCancel(ctx))
 }
@@ -65,9 +70,9 @@ func TestEventThatKillsItsProcessesIsDeadLettered(t *testing.T) {
 	_, err = bus.Subscribe(t.Context(), ops, func(_ context.Context, e bus.DeadLettered) error { told <- e; return nil })
 	require.NoError(t, err)
 
-	p := spawnCrasher(t, s.URL())
-	p.wait("open")   // its group is there
-	const beside = 7 // in the buffers of the processes that die
+	p := newChild(t, "crasher", memberSettings{URL: s.URL()})
+	p.await(time.Minute) // its group is there
+	const beside = 7     // in the buffers of the processes that die
 	require.NoError(t, bus.Publish(t.Context(), ops, noted{"poison"}, bus.WithID("poison")))
 	for i := range beside {
 		require.NoError(t, bus.Publish(t.Context(), ops, noted{fmt.Sprint("beside-", i)}))
@@ -83,7 +88,7 @@ func TestEventThatKillsItsProcessesIsDeadLettered(t *testing.T) {
 	var e bus.DeadLettered
 	for stop := time.After(time.Minute); e.ID == ""; {
 		select {
-		case <-p.ended:
+		case <-p.out:
 		case e = <-told:
 		case <-stop:
 			require.Fail(t, "it neither dies nor is dead-lettered", "%d runs; %q", runs, p.all())
@@ -93,11 +98,11 @@ func TestEventThatKillsItsProcessesIsDeadLettered(t *testing.T) {
 		}
 		note()
 		if e.ID == "" {
-			p = spawnCrasher(t, s.URL())
+			p = newChild(t, "crasher", memberSettings{URL: s.URL()})
 		}
 	}
 	require.NoError(t, bus.Publish(t.Context(), ops, noted{"behind"}))
-	p.wait("ends behind")
+	p.expect("ends behind")
 	for stop := time.Now().Add(time.Minute); len(handled) < beside; note() {
 		require.True(t, time.Now().Before(stop), "%v of %d handled", handled, beside)
 		time.Sleep(50 * time.Millisecond)

@@ -1,11 +1,10 @@
 //go:build unix
 
-package process_test
+package process
 
 import (
 	"context"
 	"fmt"
-	"os"
 	"sync"
 	"syscall"
 	"testing"
@@ -94,14 +93,14 @@ func (s *survivor) execute(t *testing.T) <-chan string {
 // another, and so has who asks again.
 func TestIdempotentCommandOfAKilledProcess(t *testing.T) {
 	t.Parallel()
-	for _, signal := range []os.Signal{syscall.SIGKILL, syscall.SIGSTOP} {
+	for _, signal := range []syscall.Signal{syscall.SIGKILL, syscall.SIGSTOP} {
 		t.Run(fmt.Sprint(signal), func(t *testing.T) {
 			t.Parallel()
 			s := natstest.Server(t)
 			one := newSurvivor(t, s.URL())
-			p := spawn(t, s.URL())
+			p := newMember(t, s.URL())
 			first := one.execute(t)
-			p.wait("job a")
+			p.expect("job a")
 			if signal == syscall.SIGSTOP {
 				p.stop()
 			} else {
@@ -118,7 +117,7 @@ func TestIdempotentCommandOfAKilledProcess(t *testing.T) {
 
 			if signal == syscall.SIGSTOP { // it comes back, and finds the key taken
 				p.signal(syscall.SIGCONT)
-				p.wait("cancelled " + bus.ErrLeaseLost.Error())
+				p.expect("cancelled " + bus.ErrLeaseLost.Error())
 				time.Sleep(2 * time.Second)
 			}
 			require.Equal(t, "a by the survivor 1", <-one.execute(t))

@@ -1,6 +1,6 @@
 //go:build unix
 
-package process_test
+package process
 
 import (
 	"context"
@@ -71,13 +71,13 @@ func TestSessionsOfAKilledProcessEnd(t *testing.T) {
 	s := natstest.Server(t)
 	one, two := newParent(t, s.URL()), newParent(t, s.URL())
 	sessions := []string{"a", "b", "c"}
-	p := spawn(t, s.URL(), sessions...)
+	p := newMember(t, s.URL(), sessions...)
 	require.Equal(t, 3, one.open())
 	who, err := one.ask("a", 10*time.Second)
 	require.NoError(t, err)
 	require.Equal(t, "the child", who)
 	require.NoError(t, bus.Publish(bus.ContextWithSession(t.Context(), "b"), one, noted{"one"}))
-	p.wait("heard b one")
+	p.expect("heard b one")
 
 	p.signal(syscall.SIGKILL)
 	died := time.Now()
@@ -107,26 +107,24 @@ func TestSessionsOfAStoppedProcessStay(t *testing.T) {
 	t.Parallel()
 	s := natstest.Server(t)
 	one := newParent(t, s.URL())
-	p := spawn(t, s.URL(), "a")
-	for range 2 {
-		p.stop()
-		stopped := time.Now()
-		_, err := one.ask("a", 2*time.Second)
-		require.Equal(t, bus.CodeTimeout, bus.CodeOf(err), "not the bus's handler: %v", err)
-		require.NoError(t, bus.Publish(bus.ContextWithSession(t.Context(), "a"), one, noted{"meanwhile"}))
-		time.Sleep(9*time.Second - time.Since(stopped))
-		p.signal(syscall.SIGCONT)
-		p.wait("heard a meanwhile")
-		who, err := one.ask("a", 10*time.Second)
-		require.NoError(t, err)
-		require.Equal(t, "the child", who)
-		time.Sleep(2 * time.Second)
-	}
+	p := newMember(t, s.URL(), "a")
+	p.stop()
+	stopped := time.Now()
+	_, err := one.ask("a", 2*time.Second)
+	require.Equal(t, bus.CodeTimeout, bus.CodeOf(err), "not the bus's handler: %v", err)
+	require.NoError(t, bus.Publish(bus.ContextWithSession(t.Context(), "a"), one, noted{"meanwhile"}))
+	time.Sleep(9*time.Second - time.Since(stopped))
+	p.signal(syscall.SIGCONT)
+	p.expect("heard a meanwhile")
+	who, err := one.ask("a", 10*time.Second)
+	require.NoError(t, err)
+	require.Equal(t, "the child", who)
+	time.Sleep(3 * time.Second) // longer than was left of the lease
 	require.Empty(t, one.ends())
 	require.Equal(t, 1, one.open())
 	require.False(t, p.said("ended a"))
-	require.NoError(t, p.stdin.Close())
-	p.wait("ended a")
+	p.signal(syscall.SIGINT)
+	p.expect("ended a")
 }
 
 // One that is stopped for longer runs nothing of its sessions when it goes on,
@@ -135,7 +133,7 @@ func TestSessionsOfAProcessStoppedTooLongEnd(t *testing.T) {
 	t.Parallel()
 	s := natstest.Server(t)
 	one := newParent(t, s.URL())
-	p := spawn(t, s.URL(), "a")
+	p := newMember(t, s.URL(), "a")
 	p.stop()
 	stopped := time.Now()
 	answer := make(chan string, 1)
@@ -152,7 +150,7 @@ func TestSessionsOfAProcessStoppedTooLongEnd(t *testing.T) {
 	}
 	time.Sleep(time.Second)
 	p.signal(syscall.SIGCONT)
-	p.wait("ended a")
+	p.expect("ended a")
 	require.Equal(t, "the bus", <-answer, "the child refused the command, and then the session had no handler")
 	time.Sleep(2 * time.Second)
 	require.False(t, p.said("ran a"))

@@ -1,6 +1,6 @@
 //go:build unix
 
-package cluster
+package process
 
 import (
 	"context"
@@ -113,7 +113,7 @@ func newRun(t *testing.T, p plan) *run {
 			p.kill()
 		}
 		if t.Failed() {
-			t.Logf("again: go test ./integration/cluster -run %s -seed %d", t.Name(), seed)
+			t.Logf("again: go test ./integration/process -run %s -seed %d", t.Name(), seed)
 		}
 	})
 	js, err := jetstream.New(r.s.client(), jetstream.WithDefaultTimeout(3*time.Second))
@@ -135,13 +135,13 @@ func newRun(t *testing.T, p plan) *run {
 func (r *run) startHandler() {
 	r.handlerN++
 	name := fmt.Sprintf("h%d", r.handlerN)
-	p := spawn(r.T, r.h, "handler", name, actorSettings{Name: name, URLs: r.s.urls()})
+	p := spawn(r.T, r.h.line, "handler", name, actorSettings{Name: name, URLs: r.s.urls()})
 	p.await(90 * time.Second)
 	r.handlers = append(r.handlers, p)
 }
 
 func (r *run) startPublisher(p *publisher) {
-	p.process = spawn(r.T, r.h, "publisher", p.Name, p.actorSettings)
+	p.process = spawn(r.T, r.h.line, "publisher", p.Name, p.actorSettings)
 	p.await(90 * time.Second)
 }
 

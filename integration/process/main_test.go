@@ -1,6 +1,6 @@
 //go:build unix
 
-package cluster
+package process
 
 import (
 	"bufio"
@@ -16,6 +16,8 @@ import (
 	"time"
 
 	"github.com/stretchr/testify/require"
+
+	"github.com/jitney-bus/jitney/internal/natstest"
 )
 
 var (
@@ -28,7 +30,8 @@ var (
 const roleEnv, settingsEnv = "JITNEY_CLUSTER_ROLE", "JITNEY_CLUSTER_SETTINGS"
 
 var roles = map[string]func(settings []byte) error{
-	"node": runNode, "handler": runHandler, "publisher": runPublisher,
+	"node": runNode, "handler": runHandler, "publisher": runPublisher, // of a cluster
+	"member": runMember, "crasher": runCrasher, // of one server
 }
 
 func TestMain(m *testing.M) {
@@ -43,7 +46,12 @@ func TestMain(m *testing.M) {
 		}
 		os.Exit(0)
 	}
-	os.Exit(m.Run())
+	// They wait for leases and servers, not for processors.
+	flag.Parse()
+	if f := flag.Lookup("test.parallel"); f.Value.String() == f.DefValue {
+		_ = flag.Set("test.parallel", "8")
+	}
+	natstest.Main(m)
 }
 
 // process is a child that runs.
@@ -56,9 +64,8 @@ type process struct {
 	ready chan struct{}
 }
 
-// spawn starts a child. Each line that it writes is a record of the history, or
-// "ready".
-func spawn(t *testing.T, h *history, role, name string, settings any) *process {
+// spawn starts a child. Each line that it writes, but "ready", is given to hear.
+func spawn(t *testing.T, hear func(name string, line []byte), role, name string, settings any) *process {
 	t.Helper()
 	text, err := json.Marshal(settings)
 	require.NoError(t, err)
@@ -79,7 +86,7 @@ func spawn(t *testing.T, h *history, role, name string, settings any) *process {
 				close(p.ready)
 				continue
 			}
-			h.line(p.name, s.Bytes())
+			hear(p.name, s.Bytes())
 		}
 	}()
 	return p

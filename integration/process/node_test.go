@@ -1,6 +1,6 @@
 //go:build unix
 
-package cluster
+package process
 
 import (
 	"context"
@@ -142,7 +142,7 @@ func startServers(t *testing.T, h *history, smallDisk bool) *servers {
 	return s
 }
 
-func (s *servers) start(n *node) { n.process = spawn(s.t, s.h, "node", n.Name, n.nodeSettings) }
+func (s *servers) start(n *node) { n.process = spawn(s.t, s.h.line, "node", n.Name, n.nodeSettings) }
 
 // restart starts a node that was killed.
 func (s *servers) restart(n *node) {
