@@ -47,10 +47,7 @@ func TestMain(m *testing.M) {
 		os.Exit(0)
 	}
 	// They wait for leases and servers, not for processors.
-	flag.Parse()
-	if f := flag.Lookup("test.parallel"); f.Value.String() == f.DefValue {
-		_ = flag.Set("test.parallel", "8")
-	}
+	natstest.SideBySide(8)
 	natstest.Main(m)
 }
 

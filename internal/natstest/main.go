@@ -19,6 +19,7 @@ import (
 	"fmt"
 	"os"
 	"runtime"
+	"strconv"
 	"testing"
 
 	"github.com/nats-io/nats-server/v2/server/ats"
@@ -40,6 +41,15 @@ func MainOfBubbles(m *testing.M) {
 		runtime.GOMAXPROCS(1)
 	}
 	Main(m)
+}
+
+// SideBySide lets n tests that wait in real time run in parallel, unless the flag
+// -parallel says otherwise. TestMain calls it before Main.
+func SideBySide(n int) {
+	flag.Parse()
+	if f := flag.Lookup("test.parallel"); f.Value.String() == f.DefValue {
+		_ = flag.Set("test.parallel", strconv.Itoa(n))
+	}
 }
 
 // Main runs the tests of a package and fails if one left a goroutine behind. It is

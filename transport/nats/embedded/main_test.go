@@ -1,7 +1,6 @@
 package embedded_test
 
 import (
-	"flag"
 	"testing"
 
 	"github.com/jitney-bus/jitney/internal/natstest"
@@ -11,9 +10,6 @@ import (
 // side by side than there are processors; under the race detector, which makes all cost
 // several times as much, fewer, or leases of a second end on a busy machine.
 func TestMain(m *testing.M) {
-	flag.Parse()
-	if f := flag.Lookup("test.parallel"); f.Value.String() == f.DefValue {
-		_ = flag.Set("test.parallel", sideBySide)
-	}
+	natstest.SideBySide(sideBySide)
 	natstest.Main(m)
 }

@@ -2,4 +2,4 @@
 
 package embedded_test
 
-const sideBySide = "40"
+const sideBySide = 40

@@ -2,4 +2,4 @@
 
 package embedded_test
 
-const sideBySide = "3"
+const sideBySide = 3
