@@ -122,6 +122,7 @@ func watermillConsume(b *testing.B, url string, workers int, w work) func(*count
 	}
 }
 
+// jitneyConsume holds as many events as nats.go does by default.
 func jitneyConsume(b *testing.B, url string, workers int, w work) func(*countdown) {
 	m := natsBus(b, url, "orders")
 	js, err := jetstream.New(connect(b, url))
@@ -132,7 +133,7 @@ func jitneyConsume(b *testing.B, url string, workers int, w work) func(*countdow
 			w.do()
 			done.one()
 			return nil
-		}, bus.WithStart(bus.All()), bus.WithConcurrency(workers))
+		}, bus.WithStart(bus.All()), bus.WithConcurrency(workers), bus.WithPrefetch(jetstream.DefaultMaxMessages))
 		require.NoError(b, err)
 	}
 }

@@ -136,6 +136,7 @@ const (
 	defaultEventConcurrency   = 16
 	defaultCommandConcurrency = 64
 	maxConcurrency            = 10_000
+	maxPrefetch               = 10_000
 
 	// defaultBatchSize and defaultBatchBytes bound a batch, both ways.
 	defaultBatchSize  = 100

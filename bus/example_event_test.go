@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"sync/atomic"
 	"time"
 
 	"github.com/jitney-bus/jitney/bus"
@@ -466,6 +467,27 @@ func ExampleWithHeader() {
 	// Output:
 	// map[Tag:[a b] Tenant:[t-7]]
 	// publish user.created: header key "Nats-Msg-Id": the prefix "Nats-" is reserved
+}
+
+// A counter is done with an event long before the broker has sent the next one, so
+// it has them sent ahead.
+func ExampleWithPrefetch() {
+	ctx := context.Background()
+	b, err := bus.New(memory.New(memory.Config{}), bus.Config{Service: "statistics"})
+	must(err)
+	defer b.Close(ctx)
+
+	var users atomic.Int64
+	counted := make(chan int64, 3)
+	_, err = bus.Subscribe(ctx, b, func(context.Context, UserCreated) error {
+		counted <- users.Add(1)
+		return nil
+	}, bus.WithConcurrency(1), bus.WithPrefetch(500))
+	must(err)
+
+	must(bus.PublishAll(ctx, b, UserCreated{ID: "ada"}, UserCreated{ID: "bob"}, UserCreated{ID: "cyd"}))
+	fmt.Println(<-counted, <-counted, <-counted)
+	// Output: 1 2 3
 }
 
 // A new group begins now unless it says otherwise.

@@ -128,9 +128,12 @@ func (s *scope) subscribe(ctx context.Context, t reflect.Type, inner func(contex
 	return &Subscription{s, r, l}, nil
 }
 
-// prefetch is how many deliveries may wait in the transport.
-func (o *subscribeOptions) prefetch() int {
-	if o.batch != nil {
+// ahead is how many deliveries may wait in the transport.
+func (o *subscribeOptions) ahead() int {
+	switch {
+	case o.prefetch != 0:
+		return o.prefetch
+	case o.batch != nil:
 		return min(o.batch.size*o.concurrency, maxBatchSize)
 	}
 	return 2 * o.concurrency
@@ -157,6 +160,9 @@ func (o *subscribeOptions) check(s *scope) {
 	}
 	if o.breaker != nil && o.breaker.FailureThreshold == resilience.NeverOpens {
 		o.breaker = nil
+	}
+	if o.prefetch != 0 && o.private {
+		o.bad("WithPrefetch is for groups: a private or session listener has its events to itself")
 	}
 	switch {
 	case o.private && groupGiven:
@@ -247,6 +253,10 @@ func (s *scope) claimReader(key readerKey, info *typeInfo, l *listener, o *subsc
 		return nil, false, errorf(CodeConflict, "subscribe", info.name,
 			"group %q is being read already: WithStart is for its first handler", key.group)
 	}
+	if o.prefetch != 0 {
+		return nil, false, errorf(CodeConflict, "subscribe", info.name,
+			"group %q is being read already: WithPrefetch is for its first handler", key.group)
+	}
 	return r, false, nil
 }
 
@@ -259,14 +269,14 @@ func (s *scope) openReader(ctx context.Context, r *reader, o *subscribeOptions) 
 			Prefetch: prefetch,
 		}, o.filters)
 	}
-	src, err := subscribe(ctx, o.prefetch())
+	src, err := subscribe(ctx, o.ahead())
 	if err != nil {
 		s.dropReader(r)
 		r.fail()
 		return err
 	}
 	if r.breaker != nil {
-		src = newValve(r, *r.breaker, src, o.prefetch(), subscribe)
+		src = newValve(r, *r.breaker, src, o.ahead(), subscribe)
 	}
 	if o.queue != nil {
 		src = newInbox(s.bus, *o.queue, r.key.name+"/"+r.listeners[0].name, s.id(), src)

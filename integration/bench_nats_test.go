@@ -256,24 +256,31 @@ func BenchmarkNATSConsume(b *testing.B) {
 		stop()
 		cc.Stop()
 	})
-	b.Run("jitney", func(b *testing.B) {
-		s := natstest.Server(b)
-		m := natsBus(b, s, "orders")
-		js, err := jetstream.New(s.Connect())
-		require.NoError(b, err)
-		body, err := json.Marshal(order(1))
-		require.NoError(b, err)
-		fill(b, func() (jetstream.PubAckFuture, error) { return js.PublishAsync("jitney.evt._.order.placed", body) })
-		done := countdown(b.N)
-		stop := reportCPU(b)
-		_, err = bus.Subscribe(b.Context(), m, func(context.Context, benchPlaced) error {
-			done.one()
-			return nil
-		}, bus.WithStart(bus.All()))
-		require.NoError(b, err)
-		done.wait()
-		stop()
-	})
+	jitney := func(opts ...bus.SubscribeOption) func(b *testing.B) {
+		return func(b *testing.B) {
+			s := natstest.Server(b)
+			m := natsBus(b, s, "orders")
+			js, err := jetstream.New(s.Connect())
+			require.NoError(b, err)
+			body, err := json.Marshal(order(1))
+			require.NoError(b, err)
+			fill(b, func() (jetstream.PubAckFuture, error) { return js.PublishAsync("jitney.evt._.order.placed", body) })
+			done := countdown(b.N)
+			stop := reportCPU(b)
+			_, err = bus.Subscribe(b.Context(), m, func(context.Context, benchPlaced) error {
+				done.one()
+				return nil
+			}, append(opts, bus.WithStart(bus.All()))...)
+			require.NoError(b, err)
+			done.wait()
+			stop()
+		}
+	}
+	ahead := bus.WithPrefetch(jetstream.DefaultMaxMessages) // as nats.go by default
+	b.Run("jitney", jitney(ahead))
+	b.Run("jitney-1", jitney(ahead, bus.WithConcurrency(1)))
+	b.Run("jitney-by-default", jitney())
+	b.Run("jitney-by-default-1", jitney(bus.WithConcurrency(1)))
 }
 
 // fill stores b.N events that are then consumed.

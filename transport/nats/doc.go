@@ -9,10 +9,8 @@
 //
 // What is on the way is bounded: at most 1,024 publishes of one transport wait for the
 // server at once, further ones wait for their turn until their ctx ends. A reader of a
-// group has as many events in its hands as Subscription.Prefetch says, which the bus
-// sets to twice its workers, and a quarter of that of those that are for the group
-// alone; where handlers are done in microseconds, as many as they do in 20 ms, up to
-// 512.
+// group holds as many events as Subscription.Prefetch says, which the bus sets to
+// twice its workers; a quarter of them is for those addressed to the group alone.
 //
 // # Wire contract
 //

@@ -34,7 +34,7 @@ type puller struct {
 	stream   string
 	consumer string
 	filter   string
-	limit    int  // how many may be buffered or asked for, for handlers that take a while
+	room     int  // how many may be buffered or asked for
 	retry    bool // of the retry stream
 
 	last place // of the last message; only receive looks at it
@@ -44,9 +44,6 @@ type puller struct {
 	inbox    string
 	asked    int           // messages asked for and not arrived
 	buffered int           // messages arrived and not taken by Next
-	room     int           // how many may be buffered or asked for now: limit or more
-	takes    int           // messages taken since the last pull request
-	asking   time.Time     // when that was sent
 	heard    time.Time     // of the server, about this consumer
 	active   bool          // messages arrived since the floor was read
 	floor    uint64        // everything below was settled by the group
@@ -78,7 +75,7 @@ func (p *puller) subscribe() error {
 		return err
 	}
 	in := newIntake(nc, sub)
-	if err := sub.SetPendingLimits(-1, -1); err != nil { // the limit bounds them
+	if err := sub.SetPendingLimits(-1, -1); err != nil { // the room bounds them
 		return err
 	}
 	p.mu.Lock()
@@ -189,7 +186,6 @@ func (p *puller) fix() {
 func (p *puller) taken() {
 	p.mu.Lock()
 	p.buffered--
-	p.takes++
 	hungry := p.hungry()
 	p.mu.Unlock()
 	if hungry {
@@ -197,33 +193,13 @@ func (p *puller) taken() {
 	}
 }
 
-// hungry says whether half of the room is free. The caller holds the lock.
+// hungry says whether a quarter of the room is free. The caller holds the lock.
 func (p *puller) hungry() bool {
-	p.room = max(p.room, p.limit)
 	n := p.room - p.buffered - p.asked
-	return !p.broken && n > 0 && n >= (p.room+1)/2
+	return !p.broken && n > 0 && n >= (p.room+3)/4
 }
 
-const (
-	// readAhead is how much work may be buffered beyond the reader's prefetch.
-	// It covers the way to the server and back, and no more: what is buffered
-	// here is not with a member of the group that is idle.
-	readAhead = 20 * time.Millisecond
-	maxRoom   = 512
-)
-
-// fit makes room for as many messages as are taken in readAhead: where handlers
-// are done in microseconds, the reader's prefetch would be used up long before
-// more have come. The caller holds the lock.
-func (p *puller) fit(now time.Time) {
-	if since := now.Sub(p.asking); !p.asking.IsZero() && since > 0 && !p.retry {
-		ahead := int(min(time.Duration(p.takes)*readAhead/since, maxRoom))
-		p.room = max(ahead, p.limit)
-	}
-	p.takes, p.asking = 0, now
-}
-
-// pull asks for more once half of the room is free.
+// pull asks for more once a quarter of the room is free.
 func (p *puller) pull() {
 	if p.g.isClosed() || p.g.isStale() {
 		return
@@ -233,8 +209,7 @@ func (p *puller) pull() {
 		p.mu.Unlock()
 		return
 	}
-	p.fit(time.Now())
-	n := max(p.room-p.buffered-p.asked, 1)
+	n := p.room - p.buffered - p.asked
 	p.asked += n
 	inbox := p.inbox
 	p.mu.Unlock()
