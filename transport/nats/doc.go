@@ -10,7 +10,7 @@
 // What is on the way is bounded: at most 1,024 publishes of one transport wait for the
 // server at once, further ones wait for their turn until their ctx ends. A reader of a
 // group holds as many events as Subscription.Prefetch says, which the bus sets to
-// twice its workers; a quarter of them is for those addressed to the group alone.
+// twice its workers; an eighth of them is for those addressed to the group alone.
 //
 // # Wire contract
 //
