@@ -27,7 +27,7 @@ var (
 )
 
 // A child is this test binary again, told by its environment what to be.
-const roleEnv, settingsEnv = "JITNEY_CLUSTER_ROLE", "JITNEY_CLUSTER_SETTINGS"
+const roleEnv, settingsEnv = "JITNEY_TEST_ROLE", "JITNEY_TEST_SETTINGS"
 
 var roles = map[string]func(settings []byte) error{
 	"node": runNode, "handler": runHandler, "publisher": runPublisher, // of a cluster

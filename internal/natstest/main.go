@@ -34,14 +34,16 @@ const SourceSetup = "github.com/nats-io/nats-server/v2/server.(*stream).trySetup
 // other. It gives them one processor: a bubble seldom has work for two, and what
 // the second does instead, marking garbage and waking threads, is a third of what
 // the tests cost and lost to the other packages. GOMAXPROCS in the environment and
-// the flag -cpu say otherwise; benchmarks have all processors.
+// the flag -cpu say otherwise; benchmarks and fuzzing have all processors.
 func MainOfBubbles(m *testing.M) {
 	flag.Parse()
-	if os.Getenv("GOMAXPROCS") == "" && flag.Lookup("test.bench").Value.String() == "" {
+	if os.Getenv("GOMAXPROCS") == "" && !given("test.bench") && !given("test.fuzz") {
 		runtime.GOMAXPROCS(1)
 	}
 	Main(m)
 }
+
+func given(name string) bool { return flag.Lookup(name).Value.String() != "" }
 
 // SideBySide lets n tests that wait in real time run in parallel, unless the flag
 // -parallel says otherwise. TestMain calls it before Main.

@@ -72,7 +72,7 @@ func newGroupReader(ctx context.Context, t *Transport, s transport.Subscription)
 	}
 	g := &groupReader{t: t, sub: s, leaseFor: s.AckWait / 10 * 8, closed: make(chan struct{}), ready: make(chan struct{}, 1)}
 	consumer := durable(s.Group, s.Name)
-	retries := max(s.Prefetch/8, 1)
+	retries := max(s.Prefetch/8, 1) // with a prefetch of one, one of each
 	g.pullers = []*puller{
 		{g: g, stream: t.names.events(), consumer: consumer, filter: t.names.everyScope(s.Name), room: max(s.Prefetch-retries, 1)},
 		{g: g, stream: t.names.retries(), consumer: consumer, filter: retry, room: retries, retry: true},
