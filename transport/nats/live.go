@@ -92,6 +92,7 @@ type liveReader struct {
 	silence time.Duration     // after how long the stream is asked again
 	dirty   bool              // events after cur may be missing, and those that come are not handed out
 	gap     bool              // events after sure are missing
+	leader  bool              // only it is asked: the server refuses to have replicas read
 	retry   time.Duration     // the last pause between two tries to get clean
 	retryAt time.Time
 }
@@ -235,6 +236,7 @@ func (r *liveReader) attend() {
 	r.disturbed = false
 	r.mu.Unlock()
 	if disturbed {
+		r.leader = false // on a new connection others may be allowed
 		r.soil()
 		r.silence = liveSilence
 	}

@@ -161,6 +161,11 @@ func nextMessages(ctx context.Context, js jetstream.JetStream, stream, filter st
 	if len(batch) > 0 || err != nil {
 		return batch, err
 	}
+	return nextFromLeader(ctx, js, stream, filter, from)
+}
+
+// nextFromLeader reads the next message of a filter, if there is one.
+func nextFromLeader(ctx context.Context, js jetstream.JetStream, stream, filter string, from uint64) ([]*jetstream.RawStreamMsg, error) {
 	m, err := fromLeader(ctx, js, stream, msgRequest{NextFor: filter, Seq: from})
 	if isNoMessage(err) {
 		return nil, nil

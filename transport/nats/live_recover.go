@@ -8,6 +8,8 @@ import (
 
 	"github.com/nats-io/nats.go"
 	"github.com/nats-io/nats.go/jetstream"
+
+	"github.com/jitney-bus/jitney/transport"
 )
 
 // hear takes an event off the wire.
@@ -116,7 +118,7 @@ func (r *liveReader) catchUp() error {
 			return err
 		case whole:
 			r.makeSure(r.cur)
-		case len(r.begun) == 0:
+		case len(r.begun) == 0 && !r.leader:
 			r.log.Warn("events were lost on the way and are read from the stream", "after", r.sure, "to", r.cur)
 		}
 	}
@@ -163,7 +165,7 @@ func (r *liveReader) last() (last uint64, err error) {
 // before it lets that pass. For those in CatchUp that is not enough: they have all
 // of them read.
 func (r *liveReader) heardAll() (whole bool, err error) {
-	if r.chain || len(r.begun) > 0 {
+	if r.chain || len(r.begun) > 0 || r.leader {
 		return r.chain, nil
 	}
 	heard := uint64(len(r.heard))
@@ -192,7 +194,17 @@ func (r *liveReader) heardAll() (whole bool, err error) {
 		}
 		return err
 	})
-	return whole, err
+	return whole, r.allowed(err)
+}
+
+// allowed takes note of a refusal of what replicas are asked, which is no error:
+// permission to ask the leader is enough.
+func (r *liveReader) allowed(err error) error {
+	if r.leader || !errors.Is(err, transport.ErrPermission) {
+		return err
+	}
+	r.leader = true
+	return nil
 }
 
 // countAfter returns how many events are stored after a sequence.
@@ -206,10 +218,18 @@ func (r *liveReader) countAfter(ctx context.Context, js jetstream.JetStream, seq
 func (r *liveReader) readTo(last uint64) error {
 	for r.sure < last {
 		var batch []*jetstream.RawStreamMsg
-		err := r.call(func(ctx context.Context, js jetstream.JetStream) (err error) {
-			batch, err = nextMessages(ctx, js, r.stream, r.filter, r.sure+1, liveBatch)
+		leader := r.leader
+		err := r.allowed(r.call(func(ctx context.Context, js jetstream.JetStream) (err error) {
+			if leader {
+				batch, err = nextFromLeader(ctx, js, r.stream, r.filter, r.sure+1)
+			} else {
+				batch, err = nextMessages(ctx, js, r.stream, r.filter, r.sure+1, liveBatch)
+			}
 			return err
-		})
+		}))
+		if leader != r.leader {
+			continue // it has just been refused, and the leader is asked
+		}
 		if err != nil || len(batch) == 0 {
 			return err
 		}
