@@ -48,8 +48,9 @@ const canary = "canary-in-a-body"
 // there.
 type broker struct {
 	*testing.T
-	url string
-	log output
+	server *server.Server
+	url    string
+	log    output
 }
 
 // output is everything that the buses log, at every level.
@@ -91,7 +92,7 @@ func newBroker(t *testing.T) *broker {
 		s.WaitForShutdown()
 	})
 	require.True(t, s.ReadyForConnections(10*time.Second))
-	b := &broker{T: t, url: s.ClientURL()}
+	b := &broker{T: t, server: s, url: s.ClientURL()}
 	t.Cleanup(func() {
 		log := b.log.String()
 		require.NotEmpty(t, log)
@@ -100,6 +101,16 @@ func newBroker(t *testing.T) *broker {
 	})
 	b.provision()
 	return b
+}
+
+// connections are those that are open now.
+func (b *broker) connections() (ids []uint64) {
+	all, err := b.server.Connz(nil)
+	require.NoError(b, err)
+	for _, c := range all.Conns {
+		ids = append(ids, c.Cid)
+	}
+	return ids
 }
 
 func secretOf(role string) string {
@@ -373,6 +384,49 @@ func TestSessionClient(t *testing.T) {
 		"$KV.JITNEY_STATE.owner.order.pay", "$KV.JITNEY_STATE.idem.order.pay.x", "$KV.JITNEY_STATE.redrive.x",
 		"$JS.API.STREAM.MSG.GET.JITNEY_DLQ", "$JS.API.CONSUMER.MSG.NEXT.JITNEY_EVT.orders=order=made")
 	r.cannotSubscribe(spying...)
+}
+
+// What a role does after its connection has broken takes no more rights: it reads what
+// it has missed, too.
+func TestRolesReconnect(t *testing.T) {
+	b := newBroker(t)
+	worker := b.bus("orders")
+	handled := make(chan string, 10)
+	_, err := bus.Subscribe(t.Context(), worker, func(_ context.Context, e OrderMade) error { handled <- e.ID; return nil })
+	require.NoError(t, err)
+	require.NoError(t, bus.Handle(t.Context(), worker, func(_ context.Context, c Pay) (string, error) { return "paid " + c.ID, nil }))
+	heard := make(chan string, 10)
+	client := b.bus("session")
+	session, err := client.Session(t.Context(), "job-1")
+	require.NoError(t, err)
+	_, err = bus.Subscribe(t.Context(), session, func(_ context.Context, e OrderMade) error { heard <- e.ID; return nil })
+	require.NoError(t, err)
+	publisher, operator := b.bus("publisher"), b.bus("operator")
+
+	for i := range 3 {
+		broken := b.connections()
+		other := b.bus("session") // in the same session, with a connection that is whole
+		for _, id := range broken {
+			require.NoError(t, b.server.DisconnectClientByID(id))
+		}
+		missed := fmt.Sprint("missed ", i)
+		require.NoError(t, bus.Publish(bus.ContextWithSession(t.Context(), "job-1"), other, OrderMade{ID: missed, Note: canary}))
+		require.Equal(t, missed, next(t, heard))
+		require.Equal(t, missed, next(t, handled), "a group hears every session")
+		require.NoError(t, bus.Publish(t.Context(), session, OrderMade{ID: "own", Note: canary}))
+		require.Equal(t, "own", next(t, heard))
+		require.Equal(t, "own", next(t, handled))
+
+		require.NoError(t, bus.Publish(t.Context(), publisher, OrderMade{ID: "everybody's", Note: canary}))
+		require.Equal(t, "everybody's", next(t, handled))
+		result, err := bus.Execute(t.Context(), client, Pay{ID: "7", Note: canary}, bus.WithTimeout(20*time.Second))
+		require.NoError(t, err)
+		require.Equal(t, "paid 7", result)
+		n, err := operator.DeadLetters().Count(t.Context(), bus.DeadLetterFilter{})
+		require.NoError(t, err)
+		require.Zero(t, n)
+	}
+	require.NoError(t, session.Close(t.Context()))
 }
 
 func TestOperator(t *testing.T) {
