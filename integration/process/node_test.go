@@ -7,11 +7,13 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"math/rand/v2"
 	"net"
 	"net/url"
 	"os"
 	"os/signal"
 	"strings"
+	"sync"
 	"syscall"
 	"testing"
 	"time"
@@ -251,14 +253,31 @@ func (p *process) pause(d time.Duration) {
 	p.signal(syscall.SIGCONT)
 }
 
-// freePorts finds ports that are free now.
-func freePorts(t *testing.T, n int) (ports []int) {
+// given are the ports that a server of this process has, also while it is down.
+var given = struct {
+	sync.Mutex
+	ports map[int]bool
+}{ports: map[int]bool{}}
+
+// freePorts finds ports that are free and stay so. They lie below those that the
+// system chooses for a listener that takes any and for the near end of a connection.
+func freePorts(t *testing.T, n int) (free []int) {
 	t.Helper()
-	for range n {
-		l, err := net.Listen("tcp", "127.0.0.1:0")
-		require.NoError(t, err)
-		defer l.Close()
-		ports = append(ports, l.Addr().(*net.TCPAddr).Port)
+	given.Lock()
+	defer given.Unlock()
+	for tries := 0; len(free) < n; tries++ {
+		require.Less(t, tries, 1000, "no port is free")
+		port := 10_000 + rand.IntN(20_000)
+		if given.ports[port] {
+			continue
+		}
+		l, err := net.Listen("tcp", fmt.Sprintf("127.0.0.1:%d", port))
+		if err != nil {
+			continue // somebody has it
+		}
+		require.NoError(t, l.Close())
+		given.ports[port] = true
+		free = append(free, port)
 	}
-	return ports
+	return free
 }
