@@ -305,12 +305,15 @@ func WithQueue(size int, s Strategy) ListenOption {
 
 // WithPrefetch is how many events of its group this process may hold beyond those
 // that run, from 1 to 10,000. Default twice WithConcurrency, and with SubscribeBatch
-// a batch for each that runs. What is held here no other process of the group can
-// handle, so raise it only where handlers are done in microseconds and would wait for
-// the broker: over NATS a handler that does nothing takes a third longer by default
-// than with 512, and four times as long with one worker. The group's first handler in
-// the process sets it. The memory driver holds none, and private and session
-// listeners are in no group.
+// a batch for each that runs, 10,000 at most. What is held here no other process of
+// the group can handle, so raise it only where handlers are done in microseconds and
+// would wait for the broker: over NATS a handler that does nothing takes a third
+// longer by default than with 500, and more than four times as long with one worker.
+// The memory driver holds none.
+//
+// The group's first handler in the process sets it: from another it is refused with
+// CodeConflict, and from a private or session listener, which is in no group, with
+// CodeInvalid.
 func WithPrefetch(n int) ListenOption {
 	return listenOption(func(o *subscribeOptions) {
 		if n < 1 || n > maxPrefetch {

@@ -278,9 +278,9 @@ func BenchmarkNATSConsume(b *testing.B) {
 	}
 	ahead := bus.WithPrefetch(jetstream.DefaultMaxMessages) // as nats.go by default
 	b.Run("jitney", jitney(ahead))
-	b.Run("jitney-1", jitney(ahead, bus.WithConcurrency(1)))
-	b.Run("jitney-by-default", jitney())
-	b.Run("jitney-by-default-1", jitney(bus.WithConcurrency(1)))
+	b.Run("jitney one worker", jitney(ahead, bus.WithConcurrency(1)))
+	b.Run("jitney by default", jitney())
+	b.Run("jitney by default, one worker", jitney(bus.WithConcurrency(1)))
 }
 
 // fill stores b.N events that are then consumed.

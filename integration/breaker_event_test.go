@@ -544,7 +544,7 @@ func TestChangesOfCircuitsDoNotFeedOnThemselves(t *testing.T) {
 		require.NoError(w, err)
 		publishUsers(w, b, 1, 1)
 		w.Wait()
-		world.Settle(10 * time.Minute)
+		world.Settle(20 * time.Minute)
 		for _, c := range alarms.All() {
 			require.Equal(w, "user.created", c.Name)
 		}

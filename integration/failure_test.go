@@ -53,7 +53,7 @@ func TestRetriesWaitAndEndAsADeadLetter(t *testing.T) {
 		} else {
 			require.JSONEq(w, `{"ID":"ada","Note":"hello"}`, string(d.Message.Body))
 		}
-		world.Settle(10 * time.Minute)
+		world.Settle(20 * time.Minute)
 		require.Len(w, at.All(), 4, "settled for good")
 		w.DeadLetters(tr, 1)
 	})
@@ -74,7 +74,7 @@ func TestRetrySucceeds(t *testing.T) {
 		})
 		require.NoError(w, err)
 		require.NoError(w, bus.Publish(w.Context(), b, world.UserCreated{}))
-		world.Settle(10 * time.Minute)
+		world.Settle(20 * time.Minute)
 		require.Equal(w, []int{1, 2, 3}, attempts.All())
 		w.DeadLetters(tr, 0)
 	})
@@ -344,7 +344,7 @@ func TestCrashLoopIsDeadLetteredUnrun(t *testing.T) {
 				d := w.DeadLetters(tr, 1)[0]
 				require.Contains(w, d.Error, "running when its process ended")
 				require.Equal(w, 6, d.Attempts)
-				world.Settle(10 * time.Minute)
+				world.Settle(20 * time.Minute)
 				require.Empty(w, ran.All())
 				require.Len(w, started.All(), 1)
 				w.DeadLetters(tr, 1)
@@ -384,7 +384,7 @@ func TestEventsBesideACrashLoopAreHandled(t *testing.T) {
 			return nil
 		})
 		require.NoError(w, err)
-		world.Settle(10 * time.Minute)
+		world.Settle(20 * time.Minute)
 		require.Equal(w, []int{10, 10, 10, 10}, attempts.All())
 		w.DeadLetters(tr, 0)
 	})
@@ -481,7 +481,7 @@ func TestRetryForAHandlerThatIsNotHere(t *testing.T) {
 		listen(b, "kept", false, got)
 		world.Settle(80 * time.Second)
 		listen(b, "moved", false, got)
-		world.Settle(10 * time.Minute)
+		world.Settle(20 * time.Minute)
 		require.ElementsMatch(w, []string{"kept 1", "dropped 1", "moved 1", "moved 2"}, got.All())
 		d := w.DeadLetters(tr, 1)[0]
 		require.Equal(w, "dropped", d.Handler)
@@ -549,7 +549,7 @@ func TestEventsWithoutAnIDAreToldApart(t *testing.T) {
 			}
 			require.NoError(w, tr.Publish(w.Context(), m))
 		}
-		world.Settle(10 * time.Minute)
+		world.Settle(20 * time.Minute)
 		all := w.DeadLetters(tr, 2)
 		require.NotEqual(w, all[0].Message.ID, all[1].Message.ID)
 		require.NotEmpty(w, all[0].Message.ID)

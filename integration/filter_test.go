@@ -116,7 +116,7 @@ func TestFiltersOnReceipt(t *testing.T) {
 		} {
 			require.NoError(w, bus.Publish(w.Context(), p, world.UserCreated{ID: id}, opts...))
 		}
-		world.Settle(10 * time.Minute)
+		world.Settle(20 * time.Minute)
 		require.ElementsMatch(w, []world.UserID{"k", "xk"}, early.All())
 		require.ElementsMatch(w, []world.UserID{"x", "xk"}, late.All())
 		require.ElementsMatch(w, []world.UserID{"nokey", "x", "k", "xk"}, all.All())
@@ -150,7 +150,7 @@ func TestFilteredEventsAreAcknowledged(t *testing.T) {
 		require.NoError(w, bus.Publish(w.Context(), w.Bus(bus.Config{Service: "p"}), world.UserCreated{ID: "next"}))
 		// And the group is what it was: who comes next gets all that is new.
 		wide := hearing(w, w.Bus(bus.Config{}))
-		world.Settle(10 * time.Minute)
+		world.Settle(20 * time.Minute)
 		require.Empty(w, none.All())
 		require.Equal(w, []world.UserID{"next"}, wide.All())
 	})
@@ -175,7 +175,7 @@ func TestFilterStopsWhatCannotBeDecoded(t *testing.T) {
 				require.NoError(w, tr.Publish(w.Context(), &transport.Message{
 					To: transport.Address{Name: "user.created"}, ID: "bad", Body: []byte("{")}))
 				told.Wait(w, 1)
-				world.Settle(10 * time.Minute)
+				world.Settle(20 * time.Minute)
 				require.Len(w, told.All(), 1, "settled for good")
 				require.Empty(w, got.All())
 				w.DeadLetters(tr, c.dead)
@@ -295,7 +295,7 @@ func TestFilterStopsARedelivery(t *testing.T) {
 			bus.WithFilter(passing(func(m *bus.Message) bool { return m.Attempt == 1 })))
 		require.NoError(w, err)
 		require.NoError(w, bus.Publish(w.Context(), b, world.UserCreated{}))
-		world.Settle(10 * time.Minute)
+		world.Settle(20 * time.Minute)
 		require.Equal(w, []int{1}, ran.All())
 		w.DeadLetters(tr, 0)
 	})

@@ -85,7 +85,7 @@ func TestOneFailureSeenTwiceIsOneDeadLetter(t *testing.T) {
 				require.NoError(w, err)
 				tr.Set(world.Times(1, world.Failing("term", transport.ErrUnavailable)))
 				require.NoError(w, bus.Publish(w.Context(), b, world.UserCreated{}))
-				world.Settle(10 * time.Minute)
+				world.Settle(20 * time.Minute)
 				require.Len(w, runs.All(), 3)
 				w.DeadLetters(inner, 1)
 			})

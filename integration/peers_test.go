@@ -81,7 +81,7 @@ func schedule(w *world.World, b *bus.Bus, runs int, opts ...bus.SubscribeOption)
 	sent := time.Now()
 	require.NoError(w, bus.Publish(w.Context(), b, world.UserCreated{}))
 	at.Wait(w, runs)
-	world.Settle(10 * time.Minute)
+	world.Settle(20 * time.Minute)
 	var ms []int64
 	for _, t := range at.All() {
 		ms = append(ms, t.Sub(sent).Milliseconds())
@@ -165,7 +165,7 @@ func TestShutdownMakesNoDeadLetters(t *testing.T) {
 				}
 				started.Wait(w, 4)
 				require.NoError(w, b.Close(w.Context()))
-				world.Settle(10 * time.Minute)
+				world.Settle(20 * time.Minute)
 				w.DeadLetters(tr, 0)
 				attempts := world.NewRecord[int]()
 				for _, group := range []string{"one", "two"} {
@@ -196,7 +196,7 @@ func TestCleanCloseKeepsTheGroup(t *testing.T) {
 				require.NoError(w, bus.Publish(w.Context(), publisher, world.UserCreated{ID: world.UserID(fmt.Sprint(n))}))
 			}
 		}
-		for i, pause := range []time.Duration{0, 8 * time.Second, time.Minute, 2 * time.Hour} {
+		for i, pause := range []time.Duration{0, 8 * time.Second, time.Minute, 24 * time.Hour} {
 			world.Settle(pause)
 			b := w.Bus(bus.Config{Service: "mailer"})
 			sub, err := bus.Subscribe(w.Context(), b, func(_ context.Context, e world.UserCreated) error { got.Add(e.ID); return nil })
@@ -212,7 +212,7 @@ func TestCleanCloseKeepsTheGroup(t *testing.T) {
 		_, err := bus.Subscribe(w.Context(), w.Bus(bus.Config{Service: "mailer"}), func(_ context.Context, e world.UserCreated) error { got.Add(e.ID); return nil })
 		require.NoError(w, err)
 		got.Wait(w, n)
-		world.Settle(10 * time.Minute)
+		world.Settle(20 * time.Minute)
 		times := map[world.UserID]int{}
 		for _, id := range got.All() {
 			times[id]++
@@ -276,7 +276,7 @@ func TestFailuresDoNotSpin(t *testing.T) {
 					require.NoError(w, err)
 				}
 				require.NoError(w, bus.Publish(w.Context(), b, world.UserCreated{}))
-				world.Settle(10 * time.Minute)
+				world.Settle(20 * time.Minute)
 				require.EqualValues(w, 8, runs.Load())
 				require.Equal(w, 6, tr.Count("nak"))
 				require.Equal(w, 2, tr.Count("term"))

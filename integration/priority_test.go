@@ -411,7 +411,7 @@ func TestStoppedWhileTheDeadLetterIsRefused(t *testing.T) {
 		world.Settle(8 * time.Second)
 		require.Equal(w, []string{"check 1", "check 2"}, ran.All())
 		tr.full.Store(false)
-		world.Settle(10 * time.Minute)
+		world.Settle(20 * time.Minute)
 		require.Equal(w, []string{"check 1", "check 2", "check 3"}, ran.All())
 		w.DeadLetters(tr.Transport, 1)
 	})

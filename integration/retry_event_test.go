@@ -51,7 +51,7 @@ func TestImmediateRetriesAndTheLimitOfTime(t *testing.T) {
 		for _, id := range []string{"plain", "final", "after", "panic"} {
 			require.NoError(w, bus.Publish(w.Context(), b, world.UserCreated{ID: world.UserID(id)}, bus.WithID(id)))
 		}
-		world.Settle(10 * time.Minute)
+		world.Settle(20 * time.Minute)
 		require.ElementsMatch(w, []string{
 			"plain 1 0s", "plain 2 0s", "plain 3 0s", "plain 4 2s", "plain 5 6s",
 			"final 1 0s", "final 2 0s",
@@ -95,7 +95,7 @@ func TestLimitOfTimeSurvivesTheProcess(t *testing.T) {
 		w.DeadLetters(tr, 0)
 		world.Settle(30 * time.Minute)
 		start()
-		world.Settle(10 * time.Minute)
+		world.Settle(20 * time.Minute)
 		require.Equal(w, "e 6 30m50s", ran.All()[5], "a retry that was decided is made")
 		require.Len(w, ran.All(), 6)
 		require.Equal(w, 6, w.DeadLetters(tr, 1)[0].Attempts)
@@ -124,7 +124,7 @@ func TestLimitOfTimeOfEachListener(t *testing.T) {
 		listen("done", time.Second, bus.WithPriority(200), nil)
 		listen("late", 15*time.Second, bus.WithPriority(10), world.ErrOops)
 		require.NoError(w, bus.Publish(w.Context(), b, world.UserCreated{}))
-		world.Settle(10 * time.Minute)
+		world.Settle(20 * time.Minute)
 		require.ElementsMatch(w, []string{
 			"done 1 0s",
 			"gate 1 0s", "gate 2 10s", "gate 3 20s",
@@ -146,7 +146,7 @@ func TestLimitOfTimeOfAPrivateListener(t *testing.T) {
 		}, bus.WithPrivate(), bus.WithRetry(limited))
 		require.NoError(w, err)
 		require.NoError(w, bus.Publish(w.Context(), b, world.UserCreated{}, bus.WithID("e")))
-		world.Settle(10 * time.Minute)
+		world.Settle(20 * time.Minute)
 		require.Equal(w, []string{"e 1 0s", "e 2 0s", "e 3 0s", "e 4 2s", "e 5 6s"}, ran.All())
 		require.Equal(w, 5, w.DeadLetters(tr, 1)[0].Attempts)
 	})
@@ -180,7 +180,7 @@ func TestBatchThatFailsForGoodRunsOnceMoreAlone(t *testing.T) {
 				for _, id := range []world.UserID{"a", "bad", "c"} {
 					require.NoError(w, bus.Publish(w.Context(), b, world.UserCreated{ID: id}, bus.WithID(string(id))))
 				}
-				world.Settle(10 * time.Minute)
+				world.Settle(20 * time.Minute)
 				require.ElementsMatch(w, []world.UserID{"a", "bad", "c"}, alone.All())
 				d := w.DeadLetters(tr, 1)[0]
 				require.Equal(w, "bad", d.Message.ID)
@@ -214,7 +214,7 @@ func TestBatchWithImmediateRetriesAndALimit(t *testing.T) {
 		for _, id := range []world.UserID{"good", "bad", "final"} {
 			require.NoError(w, bus.Publish(w.Context(), b, world.UserCreated{ID: id}, bus.WithID(string(id))))
 		}
-		world.Settle(10 * time.Minute)
+		world.Settle(20 * time.Minute)
 		require.ElementsMatch(w, []string{
 			"good 1 0s", "final 1 0s", "bad 1 0s", "bad 2 0s", "bad 3 0s", "bad 4 2s", "bad 5 6s",
 		}, ran.All())
@@ -251,7 +251,7 @@ func TestObserversDoNotBendTheSchedule(t *testing.T) {
 		}, bus.WithMiddleware(wrap))
 		require.NoError(w, err)
 		require.NoError(w, bus.Publish(w.Context(), b, world.UserCreated{}))
-		world.Settle(10 * time.Minute)
+		world.Settle(20 * time.Minute)
 		want := []time.Duration{time.Second, 1500 * time.Millisecond, 2250 * time.Millisecond, 3375 * time.Millisecond}
 		require.Equal(w, want, told.All())
 		runs := at.All()

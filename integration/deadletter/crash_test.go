@@ -220,7 +220,7 @@ func TestRecordThatIsStoredAgainAfterItsRedrive(t *testing.T) {
 			}
 		}
 		require.Equal(w, 1, repeated)
-		world.Settle(10 * time.Minute)
+		world.Settle(time.Hour)
 		require.Len(w, f.seen.All(), 1)
 		require.Equal(w, 2, f.seen.All()[0].Generation)
 	})

@@ -14,9 +14,9 @@ import (
 	"github.com/jitney-bus/jitney/integration/internal/world"
 )
 
-// left is how many of 300 events another process of the group gets while those that
-// one holds, however quick it was before, hang there.
-func left(w *world.World, opts ...bus.SubscribeOption) int {
+// held is how many of 300 events one process has, running or not, while its handler
+// hangs, however quick that was before: another process of the group gets the rest.
+func held(w *world.World, opts ...bus.SubscribeOption) int {
 	w.Helper()
 	const quick, more = 2000, 300
 	publisher := w.Bus(bus.Config{Service: "publisher"})
@@ -63,9 +63,9 @@ func TestPrefetchIsTwiceTheWorkers(t *testing.T) {
 	} {
 		t.Run(name, func(t *testing.T) {
 			world.Everywhere(t, func(w *world.World) {
-				held := left(w, c.opts...)
-				require.GreaterOrEqual(w, held, c.workers, "they run")
-				require.LessOrEqual(w, held, c.workers+2*c.workers)
+				n := held(w, c.opts...)
+				require.GreaterOrEqual(w, n, c.workers, "they run")
+				require.LessOrEqual(w, n, c.workers+2*c.workers)
 			})
 		})
 	}
@@ -73,9 +73,9 @@ func TestPrefetchIsTwiceTheWorkers(t *testing.T) {
 
 func TestPrefetchAsAsked(t *testing.T) {
 	natstest.Run(t, func(t *testing.T, h *bustest.Harness) {
-		held := left(&world.World{T: t, Harness: h}, bus.WithConcurrency(1), bus.WithPrefetch(200))
-		require.Greater(t, held, 50)
-		require.LessOrEqual(t, held, 1+200)
+		n := held(&world.World{T: t, Harness: h}, bus.WithConcurrency(1), bus.WithPrefetch(200))
+		require.Greater(t, n, 50)
+		require.LessOrEqual(t, n, 1+200)
 	}, bustest.WithoutBus(), bustest.AllowFailures())
 }
 

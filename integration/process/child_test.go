@@ -26,6 +26,19 @@ type memberSettings struct {
 	Sessions []string
 }
 
+// open opens a bus of the service by settings in JSON.
+func (s *memberSettings) open(ctx context.Context, text []byte, cfg bus.Config) (*bus.Bus, error) {
+	if err := json.Unmarshal(text, s); err != nil {
+		return nil, err
+	}
+	tr, err := nats.Open(ctx, nats.Config{URL: s.URL})
+	if err != nil {
+		return nil, err
+	}
+	cfg.Service = "svc"
+	return bus.New(tr, cfg)
+}
+
 type whoAreYou struct{ bus.Command[string] }
 
 type noted struct{ Text string }
@@ -33,17 +46,10 @@ type noted struct{ Text string }
 // runMember opens sessions, handles jobs and says on standard output what happens to
 // it, until it is interrupted.
 func runMember(text []byte) error {
-	var s memberSettings
-	if err := json.Unmarshal(text, &s); err != nil {
-		return err
-	}
 	ctx, cancel := signal.NotifyContext(context.Background(), os.Interrupt)
 	defer cancel()
-	tr, err := nats.Open(ctx, nats.Config{URL: s.URL})
-	if err != nil {
-		return err
-	}
-	b, err := bus.New(tr, bus.Config{Service: "svc"})
+	var s memberSettings
+	b, err := s.open(ctx, text, bus.Config{})
 	if err != nil {
 		return err
 	}

@@ -4,7 +4,6 @@ package process
 
 import (
 	"context"
-	"encoding/json"
 	"fmt"
 	"os"
 	"os/signal"
@@ -22,17 +21,9 @@ import (
 // runCrasher handles events in the group of its service, and is killed by one that says
 // so, in the middle of its handler.
 func runCrasher(text []byte) error {
-	var s memberSettings
-	if err := json.Unmarshal(text, &s); err != nil {
-		return err
-	}
 	ctx, cancel := signal.NotifyContext(context.Background(), os.Interrupt)
 	defer cancel()
-	tr, err := nats.Open(ctx, nats.Config{URL: s.URL})
-	if err != nil {
-		return err
-	}
-	b, err := bus.New(tr, bus.Config{Service: "svc", AckWait: time.Second})
+	b, err := new(memberSettings).open(ctx, text, bus.Config{AckWait: time.Second})
 	if err != nil {
 		return err
 	}

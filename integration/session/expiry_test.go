@@ -243,7 +243,7 @@ func TestSessionEndIsToldOnceAfterALongOutage(t *testing.T) {
 				return nil
 			})
 			<-s.Done()
-			world.Settle(20 * time.Minute)
+			world.Settle(time.Hour)
 			tr.Set(nil)
 			world.Settle(time.Minute)
 			ends := ended.Wait(w, 1)
